@@ -1,0 +1,45 @@
+# The Python that makes .venv; any CPython from 3.11 on.
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint lock
+
+help:
+	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
+	@echo "make test   all tests"
+	@echo "make lint   code style, types and SQL style"
+	@echo "make setup  .venv with everything pinned; the others do it when it is due"
+	@echo "make lock   newer versions into the lock files"
+
+setup: .venv/installed
+
+.venv/installed: requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@# dbt by hand uses the connection that dlt is configured with: see pipelines/dbt_connection.py
+	@.venv/bin/python -c 'import pathlib, sysconfig; \
+		pathlib.Path(sysconfig.get_path("purelib"), "mixpanel_pipeline.pth").write_text( \
+		str(pathlib.Path("pipelines").resolve()) + "\nimport dbt_connection\n")'
+	@touch $@
+
+demo: setup
+	.venv/bin/python pipelines/run.py demo
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/sqlfluff lint --config dbt_project/.sqlfluff dbt_project/models dbt_project/tests
+
+lock: setup
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv/bin/uv pip compile $(LOCK) -o requirements.lock --upgrade
+	.venv/bin/uv pip compile $(LOCK) --group dev -c requirements.lock -o requirements-dev.lock --upgrade
+
+LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-strip-extras pyproject.toml

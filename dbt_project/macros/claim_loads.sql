@@ -1,0 +1,121 @@
+{#
+    Exactly once. A model that adds to what it stored must count every load once, whatever dies
+    when. It keeps a ledger of the loads it counted, beside itself in the database:
+
+    1. Its pre-hook, `claim_loads`, is the first write of the model's transaction. It enters the
+       completed loads that the ledger does not have, under the name of this run (invocation_id).
+    2. Its query reads the loads this run entered, `claimed_loads`, and no others.
+    3. Its merge ends the transaction: claims and counts are stored together, or neither is.
+
+    A rebuild (first run, --full-refresh) claims all loads again. So the query is the same for both
+    and needs no `is_incremental()`.
+
+    Reading a high-water mark from the target would lose loads that complete out of order; entering
+    the loads after the merge would lose those that completed meanwhile.
+#}
+{% macro claim_loads(definition) %}
+    {# `definition`: the SQL that decides what is counted. Counts of two definitions must not be added. #}
+    {%- if execute -%}
+        {%- set ledger = counted_loads(this) -%}
+        {%- set model_name = text_literal(this.identifier) -%}
+        {%- set definition_hash = text_literal(local_md5(definition.split() | join(' '))) -%}
+        {%- set rebuild = not is_incremental() -%}
+
+        {%- call statement('open_ledger') -%}
+            {{ open_ledger(ledger) }}
+        {%- endcall -%}
+        {%- if not rebuild -%}
+            {%- do check_ledger(ledger, model_name, definition_hash) -%}
+        {%- endif -%}
+
+        {%- if rebuild %}
+            delete from {{ ledger }}
+            where
+                model = {{ model_name }}
+                {% if not flags.EMPTY -%}
+                and load_id not in ({{ completed_loads() }})
+                {%- endif %};
+        {%- endif %}
+        {#- `dbt run --empty` builds the model without its events: none are counted, so none are claimed. -#}
+        {%- if not flags.EMPTY %}
+            insert into {{ ledger }} (model, load_id, invocation_id, definition_hash, counted_at)
+            select distinct
+                {{ model_name }},
+                load_id,
+                '{{ invocation_id }}',
+                {{ definition_hash }},
+                {{ dbt.current_timestamp() }}
+            from ({{ completed_loads() }}) as completed
+            on conflict (model, load_id)
+            {% if rebuild -%}
+                do update set
+                    invocation_id = excluded.invocation_id,
+                    definition_hash = excluded.definition_hash,
+                    counted_at = excluded.counted_at
+            {%- else -%}
+                do nothing
+            {%- endif %}
+        {%- endif %}
+    {%- endif -%}
+{% endmacro %}
+
+
+{# The loads that this run of this model counts. #}
+{% macro claimed_loads() -%}
+    select load_id
+    from {{ counted_loads(this) }}
+    where
+        model = {{ text_literal(this.identifier) }}
+        and invocation_id = '{{ invocation_id }}'
+{%- endmacro %}
+
+
+{# The ledger of a model: it lives in the same schema and must be as durable as the model itself. #}
+{% macro counted_loads(relation) -%}
+    {% do return(api.Relation.create(
+        database=relation.database, schema=relation.schema, identifier='counted_loads', type='table'
+    )) %}
+{%- endmacro %}
+
+
+{% macro open_ledger(ledger) -%}
+    create table if not exists {{ ledger }} (
+        model text not null,
+        load_id text not null,
+        invocation_id text not null,
+        definition_hash text not null,
+        counted_at timestamp with time zone not null,
+        primary key (model, load_id)
+    );
+    {{ adapter.dispatch('lock_ledger')(ledger) }}
+{%- endmacro %}
+
+
+{# DuckDB lets one process write. #}
+{% macro default__lock_ledger(ledger) %}{% endmacro %}
+
+
+{# Two runs at once would both see a load unclaimed; the second waits here until the first committed. #}
+{% macro postgres__lock_ledger(ledger) -%}
+    lock table {{ ledger }} in share row exclusive mode;
+{%- endmacro %}
+
+
+{% macro check_ledger(ledger, model_name, definition_hash) %}
+    {%- set claims = run_query(
+        "select count(*), count(*) filter (where definition_hash <> " ~ definition_hash ~ "), "
+        ~ "exists (select 1 from " ~ this ~ ") "
+        ~ "from " ~ ledger ~ " where model = " ~ model_name
+    ).rows[0] -%}
+    {%- if claims[2] and claims[0] == 0 -%}
+        {%- do exceptions.raise_compiler_error(
+            this ~ " has rows but no record of the loads they count, in " ~ ledger ~ ". "
+            ~ "Rebuild both: dbt run --full-refresh"
+        ) -%}
+    {%- elif claims[1] > 0 -%}
+        {%- do exceptions.raise_compiler_error(
+            "The metrics changed since " ~ this ~ " was counted; new counts cannot be added to old ones. "
+            ~ "Rebuild it: dbt run --full-refresh"
+        ) -%}
+    {%- endif -%}
+{% endmacro %}

@@ -1,0 +1,39 @@
+{#
+    No `with`: PostgreSQL plans a view that begins with one by itself, and a model that reads the
+    events of one load would scan all events instead of using the index on _dlt_load_id.
+
+    .render(): a run with --empty must not leave behind a view that hides the events from the next.
+#}
+select
+    -- ids
+    events.event_key,
+    {{ subscriber_id() }} as subscriber_id,
+    events.distinct_id,
+    events.insert_id,
+    events._dlt_load_id,
+
+    -- strings
+    events.event,
+    {{ property('creatorType') }} as creator_type,
+
+    -- everything Mixpanel sent: see the macro `property`
+    events.properties,
+
+    -- numbers
+    events.replaced_characters,
+
+    -- timestamps
+    events.occurred_at,
+    events.processed_at,
+    loads.loaded_at
+
+from {{ source('mixpanel', 'events').render() }} as events
+left join (
+    select
+        load_id,
+        min(inserted_at) as loaded_at
+    from {{ source('mixpanel', '_dlt_loads').render() }}
+    group by load_id
+) as loads
+    on events._dlt_load_id = loads.load_id
+where (events._dlt_load_id in ({{ completed_loads() }})) is true

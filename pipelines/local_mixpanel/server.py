@@ -1,0 +1,267 @@
+"""The local Mixpanel itself: its routes and what a test can do with it."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from local_mixpanel.answers import Answer, Refused, as_json, text
+from local_mixpanel.compression import GzipCache, accepts_gzip
+from local_mixpanel.credentials import Credentials, Identity
+from local_mixpanel.event_store import EventStore
+from local_mixpanel.export import events_answer, join_lines, parse_query
+from local_mixpanel.faults import Fault, PlannedFault, too_many_requests
+from local_mixpanel.http_server import HttpServer, Request
+from local_mixpanel.ingestion import InvalidBody, read_body, received
+from local_mixpanel.rate_limit import RateLimit, RateLimiter
+
+
+@dataclass(frozen=True)
+class RecordedRequest:
+    """A request that was answered, or cut off without an answer."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    status: int | None
+    """None when the connection was closed instead."""
+
+
+class LocalMixpanel:
+    """A Mixpanel project on 127.0.0.1, served between `with` and its end.
+
+    Events and faults may be added at any time, from any thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        project_id: str = "1234567",
+        username: str = "local.service-account",
+        secret: str = "local-secret",
+        project_secret: str = "local-project-secret",
+        token: str | None = None,
+        today: Callable[[], date] | None = None,
+        port: int = 0,
+        rate_limit: RateLimit | None = None,
+    ) -> None:
+        """Prepare a project without events.
+
+        Args:
+            project_id: The project's id.
+            username: The service account's user name.
+            secret: The service account's secret.
+            project_secret: Opens the project as a user name without a password.
+            token: The only token that `/track` takes; None takes any.
+            today: The latest day that can be exported; today in UTC by default.
+            port: Where to listen; 0 takes a free port.
+            rate_limit: When exports are answered with 429; never by default.
+        """
+        self.project_id = project_id
+        self.username = username
+        self.secret = secret
+        self.project_secret = project_secret
+        self.token = token
+        self._credentials = Credentials(project_id, username, secret, project_secret, token)
+        self._today = today or (lambda: datetime.now(UTC).date())
+        self._port = port
+        self._limiter = RateLimiter(rate_limit) if rate_limit else None
+        self._store = EventStore()
+        self._cache = GzipCache()
+        self._faults: deque[PlannedFault] = deque()
+        self._requests: list[RecordedRequest] = []
+        self._closing = threading.Event()
+        self._http: HttpServer | None = None
+
+    def __enter__(self) -> Self:
+        self._closing.clear()
+        self._http = HttpServer(self._port, self._answer)
+        self._http.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._closing.set()
+        if self._http:
+            self._http.close()
+            self._http = None
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`, while it serves."""
+        if self._http is None:
+            raise RuntimeError("the local Mixpanel serves only inside its with block")
+        return self._http.url
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """What came, in the order of the answers."""
+        return list(self._requests)
+
+    def add(self, events: Iterable[Mapping[str, Any]]) -> int:
+        """Add events as Mixpanel exports them and return how many.
+
+        Args:
+            events: `{"event": str, "properties": {"time": seconds since 1970 UTC, …}}` each;
+                nothing is added to their properties.
+
+        Raises:
+            ValueError: An event has no name or no time; those before it may be added already.
+        """
+        return self._store.add(events)
+
+    def add_lines(self, day: date, lines: Iterable[bytes], event: str | None = None) -> None:
+        """Add bytes that an export of this UTC day delivers as they are.
+
+        Args:
+            day: The day they count to, whatever time they hold.
+            lines: Anything, without the line end.
+            event: The name by which an export's `event` finds them; None is never found.
+        """
+        self._store.add_lines(day, lines, event)
+
+    def lines(
+        self,
+        from_date: date,
+        to_date: date,
+        events: Collection[str] | None = None,
+        *,
+        time_in_ms: bool = False,
+    ) -> list[bytes]:
+        """What a whole export of these UTC days (inclusive) and names delivers, line by line."""
+        return list(self._store.select(from_date, to_date, events, time_in_ms).lines())
+
+    def fail(
+        self,
+        fault: Fault,
+        *,
+        times: int = 1,
+        at: float = 0.5,
+        is_mid_line: bool = True,
+        retry_after: int | str | None = None,
+        seconds: float = 60.0,
+    ) -> None:
+        """Queue a fault: each export that would be answered with events takes the next one.
+
+        Args:
+            fault: What happens.
+            times: To how many exports in a row.
+            at: The share of the lines that comes before a cut, an early end or a silence.
+            is_mid_line: Whether a cut falls inside the next line, or between two.
+            retry_after: The Retry-After of a 429 or 503, in seconds or as an HTTP date.
+            seconds: How long a stalled answer is silent.
+
+        Raises:
+            ValueError: A measure does not fit the fault.
+        """
+        planned = PlannedFault(fault, at, is_mid_line, retry_after, seconds)
+        self._faults.extend([planned] * times)
+
+    def _answer(self, request: Request) -> Answer | None:
+        answer: Answer | None
+        try:
+            match request.method, request.path:
+                case "GET", "/api/2.0/export":
+                    answer = self._export(request)
+                case "POST", "/track":
+                    answer = self._track(request)
+                case "POST", "/import":
+                    answer = self._import(request)
+                case _:
+                    answer = as_json(404, {"error": "not found", "status": "error"})
+        except Refused as refused:
+            answer = refused.answer
+        self._requests.append(
+            RecordedRequest(
+                request.method, request.path, request.query, answer.status if answer else None
+            )
+        )
+        return answer
+
+    def _export(self, request: Request) -> Answer | None:
+        self._authorize_export(request)
+        query = parse_query(request.query, self._today())
+        if self._limiter and (wait := self._limiter.wait()):
+            raise Refused(too_many_requests(wait if self._limiter.limit.tells_wait else None))
+        selection = self._store.select(
+            query.from_date, query.to_date, query.events, query.time_in_ms
+        )
+        is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
+        if fault := self._next_fault():
+            return fault.answer(selection.lines(), is_gzip, self._closing)
+        compress = partial(self._cache.compressed, query, selection.version)
+        return events_answer(join_lines(selection.lines()), compress if is_gzip else None)
+
+    def _authorize_export(self, request: Request) -> None:
+        identity = self._credentials.identify(request.headers.get("authorization"))
+        if identity not in (Identity.SERVICE_ACCOUNT, Identity.PROJECT_SECRET):
+            error = {"error": "Unable to authenticate request", "request": request.target}
+            raise Refused(as_json(401, error, {"WWW-Authenticate": 'Basic realm="mixpanel"'}))
+        project_id = request.query.get("project_id")
+        if project_id is None and identity is Identity.SERVICE_ACCOUNT:
+            raise Refused(text(400, "project_id is a required parameter"))
+        if project_id not in (None, self.project_id):
+            raise Refused(as_json(403, {"error": "no access to this project", "status": "error"}))
+
+    def _next_fault(self) -> PlannedFault | None:
+        try:
+            return self._faults.popleft()
+        except IndexError:
+            return None
+
+    def _track(self, request: Request) -> Answer:
+        try:
+            events, form = read_body(request.body, request.headers)
+        except InvalidBody as error:
+            return _status(request.query, str(error), 400)
+        options = {**request.query, **form}
+        if self.token is not None and any(
+            event["properties"].get("token") != self.token for event in events
+        ):
+            return _status(options, "token, missing or invalid", 401)
+        try:
+            self._receive(events, is_import=False)
+        except ValueError as error:
+            return _status(options, str(error), 400)
+        return _status(options, None, 200)
+
+    def _import(self, request: Request) -> Answer:
+        identity = self._credentials.identify(request.headers.get("authorization"))
+        project_id = request.query.get("project_id")
+        if identity is Identity.NOBODY or (
+            identity is Identity.SERVICE_ACCOUNT and project_id != self.project_id
+        ):
+            return _code(401, "Unauthorized", error="Invalid credentials")
+        try:
+            events, form = read_body(request.body, request.headers)
+            self._receive(events, is_import=True)
+        except ValueError as error:
+            return _code(400, "Bad Request", error=str(error))
+        # The SDK posts forms and reads /track's answer from /import, too.
+        if form:
+            return _status({**request.query, **form}, None, 200)
+        return _code(200, "OK", num_records_imported=len(events))
+
+    def _receive(self, events: Iterable[Mapping[str, Any]], *, is_import: bool) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self._store.add([received(event, now_ms, is_import=is_import) for event in events])
+
+
+def _status(options: Mapping[str, str], error: str | None, status: int) -> Answer:
+    taken = int(error is None)
+    if options.get("verbose") == "1":
+        return as_json(status, {"error": error, "status": taken})
+    return text(status, str(taken))
+
+
+def _code(code: int, status: str, **more: Any) -> Answer:
+    return as_json(code, {"code": code, "status": status, **more})

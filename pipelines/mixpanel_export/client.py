@@ -1,0 +1,172 @@
+"""Requests to the Raw Event Export API, repeated until an answer is whole.
+
+Facts of the API: https://docs.mixpanel.com/reference/raw-event-export
+"""
+
+import email.utils
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import requests
+import urllib3
+
+from mixpanel_export.answer import Answer
+from mixpanel_export.configuration import MixpanelConfiguration
+from mixpanel_export.errors import BrokenAnswer, ExportError
+from mixpanel_export.window import Window
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_SECONDS = 30
+# A pause longer than a minute brings nothing against errors that are not rate limits.
+LONGEST_PAUSE_SECONDS = 60.0
+# Mixpanel's budget is by the hour: asking more often than this would itself use it up.
+LONGEST_RATE_LIMIT_PAUSE_SECONDS = 600.0
+_CHUNK_BYTES = 2**20
+_RATE_LIMITED = 429
+
+_ADVICE = {
+    400: "Check the days, the time zone and the region.",
+    401: "Check the service account's user name and secret (or the project secret).",
+    402: "The project's plan does not include this API.",
+    403: "Give the service account access to the project, and check project_id and region.",
+    404: "Check region and base_url.",
+}
+
+
+class _Transient(Exception):
+    """An answer worth asking for again."""
+
+
+class _RateLimited(Exception):
+    def __init__(self, retry_after: float | None) -> None:
+        super().__init__("Mixpanel's rate limit is reached")
+        self.retry_after = retry_after
+
+
+@dataclass
+class ExportClient:
+    """Fetches whole answers; counts what it took."""
+
+    settings: MixpanelConfiguration
+    sleep: Callable[[float], None] = time.sleep
+    requests_sent: int = field(default=0, init=False)
+
+    def fetch(self, window: Window, events: Sequence[str] | None, path: Path) -> Answer:
+        """Download the events of `window`, named `events` or all, to `path`, and prove it whole.
+
+        A broken answer, a 5xx and a lost connection are asked for again, `attempts` times with
+        growing pauses; a 429 is waited out, `max_wait_minutes` in all.
+
+        Raises:
+            ExportError: Mixpanel refused, or no whole answer came. Nothing of a broken one is
+                handed out.
+        """
+        failures, limited, waited = 0, 0, 0.0
+        while True:
+            try:
+                answer = self._download(window, events, path)
+                answer.prove_whole()
+                return answer
+            except _RateLimited as limit:
+                pause = limit.retry_after
+                if pause is None:
+                    pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
+                limited += 1
+                if waited + pause > self.settings.max_wait_minutes * 60:
+                    raise ExportError(
+                        f"Mixpanel's rate limit did not lift within "
+                        f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). Its 60 "
+                        "queries an hour are shared by all tools of the project: run again later."
+                    ) from limit
+                waited += pause
+                logger.warning("Mixpanel's rate limit: waiting %.0f s", pause)
+            except (BrokenAnswer, _Transient) as error:
+                failures += 1
+                if failures >= self.settings.attempts:
+                    raise ExportError(
+                        f"No whole answer for {window} in {failures} attempts; the last one: "
+                        f"{error}. Nothing of it was loaded: run again later."
+                    ) from error
+                pause = self._pause(failures - 1, LONGEST_PAUSE_SECONDS)
+                logger.warning("Asking again in %.0f s: %s", pause, error)
+            self.sleep(pause)
+
+    def _pause(self, repetitions: int, longest: float) -> float:
+        return min(self.settings.retry_pause_seconds * 2.0**repetitions, longest)
+
+    def _download(self, window: Window, events: Sequence[str] | None, path: Path) -> Answer:
+        parameters = {"from_date": str(window.from_date), "to_date": str(window.to_date)}
+        if self.settings.project_id:
+            parameters["project_id"] = self.settings.project_id
+        if events is not None:
+            parameters["event"] = json.dumps(events)
+        self.requests_sent += 1
+        try:
+            with requests.get(
+                f"{self.settings.host}/api/2.0/export",
+                params=parameters,
+                auth=self.settings.auth,
+                headers={"Accept-Encoding": "gzip"},
+                stream=True,
+                timeout=(CONNECT_TIMEOUT_SECONDS, self.settings.read_timeout_seconds),
+            ) as response:
+                if response.status_code != requests.codes.ok:
+                    _refuse(response)
+                encoding = response.headers.get("Content-Encoding", "identity").lower()
+                if encoding not in ("gzip", "identity"):
+                    raise BrokenAnswer(f"the answer came encoded as {encoding}")
+                if encoding != "gzip" and not _announces_its_end(response):
+                    raise BrokenAnswer("the answer has no length and no end that could be checked")
+                with path.open("wb") as body:
+                    # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
+                    for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+                        body.write(chunk)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _Transient(f"the connection failed ({_root(error)})") from error
+        return Answer(path, is_gzip=encoding == "gzip")
+
+
+def _announces_its_end(response: requests.Response) -> bool:
+    headers = response.headers
+    return "Content-Length" in headers or headers.get("Transfer-Encoding", "").lower() == "chunked"
+
+
+def _refuse(response: requests.Response) -> NoReturn:
+    status = response.status_code
+    if status == _RATE_LIMITED:
+        raise _RateLimited(_retry_after(response.headers.get("Retry-After")))
+    # Reading the body may fail like any other; then it is as transient.
+    body = response.raw.read(2_000, decode_content=True).decode("utf-8", "replace")
+    said = f"Mixpanel answered {status}: {' '.join(body.split())[:300]}"
+    if status >= 500:
+        raise _Transient(said)
+    raise ExportError(f"{said} {_ADVICE.get(status, 'Check the configuration.')}")
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds to wait as the header says, in seconds or as an HTTP date; None when it does not."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause: the outer ones repeat the URL and the names of their classes."""
+    while isinstance(inner := (error.__cause__ or error.__context__), Exception):
+        error = inner
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,13 @@
+"""What can go wrong between us and Mixpanel, as the caller has to tell it apart."""
+
+
+class ConfigurationError(Exception):
+    """A setting is missing or wrong: nothing was requested, nothing will be until it is mended."""
+
+
+class ExportError(Exception):
+    """Mixpanel did not deliver: the message says what happened and what to do."""
+
+
+class BrokenAnswer(ExportError):
+    """An answer that is not whole: none of it counts, asking again may bring all of it."""

@@ -1,0 +1,330 @@
+"""Lines of an export, decoded into Arrow tables of events and of lines that are none."""
+
+import hashlib
+import json
+import math
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mixpanel_export.answer import Answer, refuse_early_end
+from mixpanel_export.characters import (
+    REPLACEMENT,
+    may_need_repair,
+    replace_lone_surrogates,
+    replace_nul,
+)
+
+_INSTANT = pa.timestamp("us", tz="UTC")
+
+EVENTS = pa.schema(
+    [
+        pa.field("event_key", pa.string(), nullable=False),
+        pa.field("event", pa.string(), nullable=False),
+        pa.field("distinct_id", pa.string()),
+        pa.field("insert_id", pa.string()),
+        pa.field("occurred_at", _INSTANT, nullable=False),
+        pa.field("processed_at", _INSTANT),
+        pa.field("properties", pa.string(), nullable=False),
+        pa.field("replaced_characters", pa.int64(), nullable=False),
+        pa.field("copy_order", pa.int64(), nullable=False),
+    ]
+)
+REJECTED_LINES = pa.schema(
+    [
+        pa.field("line", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("day", pa.date32()),
+    ]
+)
+
+# 9999-12-31, the last day that Python, Arrow, DuckDB and PostgreSQL all can hold.
+_LAST_SECOND = 253_402_300_799
+# Milliseconds since 1970 need 42 bits until 2109, which leaves 21 bits of a positive bigint.
+_POSITION_BITS = 21
+_LAST_PROCESSED_MS = 2**42 - 1
+
+
+_NULL = msgspec.Raw(b"null")
+
+
+class _Line(msgspec.Struct):
+    event: str
+    properties: msgspec.Raw
+
+
+class _Properties(msgspec.Struct):
+    """The properties that every event is identified by; all others stay in the payload."""
+
+    time: int
+    distinct_id: str | None = None
+    insert_id: str | None = msgspec.field(default=None, name="$insert_id")
+    id_before_identity: str | None = msgspec.field(
+        default=None, name="$distinct_id_before_identity"
+    )
+    processed_ms: int | None = msgspec.field(default=None, name="mp_processing_time_ms")
+
+
+class _UnusualProperties(msgspec.Struct):
+    time: msgspec.Raw = _NULL
+    distinct_id: msgspec.Raw = _NULL
+    insert_id: msgspec.Raw = msgspec.field(default=_NULL, name="$insert_id")
+    id_before_identity: msgspec.Raw = msgspec.field(
+        default=_NULL, name="$distinct_id_before_identity"
+    )
+    processed_ms: msgspec.Raw = msgspec.field(default=_NULL, name="mp_processing_time_ms")
+
+
+_lines = msgspec.json.Decoder(_Line)
+_properties = msgspec.json.Decoder(_Properties)
+_unusual_properties = msgspec.json.Decoder(_UnusualProperties)
+
+
+class _NotAnEvent(Exception):
+    """Says why a line is none."""
+
+
+class _Occurrences:
+    """Counts identical payloads within one answer, on disk once they are many."""
+
+    def __init__(self) -> None:
+        # The empty name is SQLite's private file that it removes itself.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("pragma journal_mode = off")
+        self._database.execute("pragma cache_size = -32000")
+        self._database.execute(
+            "create table seen (payload blob primary key, times integer) without rowid"
+        )
+        self._database.execute("begin")
+
+    def count(self, payload: bytes) -> int:
+        """How often `payload` has been counted, this time included."""
+        row = self._database.execute(
+            "insert into seen values (?, 1) "
+            "on conflict (payload) do update set times = times + 1 returning times",
+            (payload,),
+        ).fetchone()
+        times: int = row[0]
+        return times
+
+    def close(self) -> None:
+        self._database.close()
+
+
+@dataclass
+class Batch:
+    """What a block of an answer holds: tables with the schemas `EVENTS` and `REJECTED_LINES`."""
+
+    events: pa.Table
+    rejected_lines: pa.Table
+
+
+@dataclass
+class _Columns:
+    event_key: list[str] = field(default_factory=list)
+    event: list[str] = field(default_factory=list)
+    distinct_id: list[str | None] = field(default_factory=list)
+    insert_id: list[str | None] = field(default_factory=list)
+    occurred_at: list[int] = field(default_factory=list)
+    processed_at: list[int | None] = field(default_factory=list)
+    properties: list[bytes] = field(default_factory=list)
+    replaced_characters: list[int] = field(default_factory=list)
+    copy_order: list[int] = field(default_factory=list)
+
+
+class EventDecoder:
+    """Decodes one answer.
+
+    Args:
+        timezone: The project's; wall-clock times are read in it.
+        holds_nul: Whether the destination can hold NUL characters in text and JSON.
+        only_day: The day that was asked for, when it was a single one: then a line that tells no
+            time is of that day.
+    """
+
+    def __init__(self, timezone: ZoneInfo, *, holds_nul: bool, only_day: date | None) -> None:
+        self._timezone = timezone
+        self._holds_nul = holds_nul
+        self._only_day = only_day
+        self._occurrences = _Occurrences()
+        self._position = 0
+
+    def decode(self, answer: Answer) -> Iterator[Batch]:
+        """Yield the answer's lines, block by block, in memory that does not grow with it.
+
+        Raises:
+            BrokenAnswer: The answer is cut or damaged; what was yielded must not be loaded.
+        """
+        try:
+            for block in answer.blocks():
+                yield self._decode_block(block)
+        finally:
+            self._occurrences.close()
+
+    def _decode_block(self, block: bytes) -> Batch:
+        columns, rejected = _Columns(), list[dict[str, Any]]()
+        for line in block.split(b"\n"):
+            if not line or line.isspace():
+                continue
+            try:
+                self._append_event(columns, line)
+            except _NotAnEvent as problem:
+                refuse_early_end(line)
+                rejected.append(
+                    {"line": _printable(line), "reason": str(problem), "day": self._only_day}
+                )
+        return Batch(
+            events=self._events_table(columns),
+            rejected_lines=pa.Table.from_pylist(rejected, schema=REJECTED_LINES),
+        )
+
+    def _append_event(self, columns: _Columns, line: bytes) -> None:
+        replaced = 0
+        repair = may_need_repair(line)
+        if repair:
+            line, replaced = replace_lone_surrogates(line)
+        try:
+            event, payload, identity = _read(line)
+            key = self._event_key(event, payload, identity)
+        except RecursionError as error:
+            raise _NotAnEvent("nested too deeply") from error
+        texts = [event, identity.distinct_id, identity.insert_id]
+        if repair and not self._holds_nul:
+            payload, nuls = replace_nul(payload)
+            replaced += nuls
+            texts = [text and text.replace("\0", REPLACEMENT) for text in texts]
+        columns.event_key.append(key)
+        columns.event.append(texts[0] or "")
+        columns.distinct_id.append(texts[1])
+        columns.insert_id.append(texts[2])
+        columns.occurred_at.append(identity.time)
+        columns.processed_at.append(identity.processed_ms)
+        columns.properties.append(payload)
+        columns.replaced_characters.append(replaced)
+        columns.copy_order.append(self._copy_order(identity.processed_ms))
+
+    def _event_key(self, event: str, payload: bytes, identity: _Properties) -> str:
+        """What makes an event the same event, however often it is exported.
+
+        Mixpanel's own rule is event, distinct_id, time and $insert_id; the original distinct_id
+        stands in because an identity merge rewrites the other one. Without $insert_id it is the
+        whole payload, and the how-manieth of its kind the line is: an answer holds whole days,
+        so the count comes out the same whenever the day is read.
+        https://docs.mixpanel.com/docs/tracking-methods/deduplication
+        """
+        original_id = identity.id_before_identity or identity.distinct_id
+        who_and_when = (event, original_id, str(identity.time))
+        if identity.insert_id:
+            return _hash(*who_and_when, identity.insert_id)
+        whole = _hash(*who_and_when, _canonical(payload, original_id))
+        return _hash(whole, str(self._occurrences.count(bytes.fromhex(whole))))
+
+    def _copy_order(self, processed_ms: int | None) -> int:
+        """Orders copies of an event: by processing time, then by position in the answer."""
+        self._position += 1
+        return ((processed_ms or 0) << _POSITION_BITS) + self._position % (1 << _POSITION_BITS)
+
+    def _events_table(self, columns: _Columns) -> pa.Table:
+        wall_clock = pa.array(columns.occurred_at, pa.timestamp("s")).cast(pa.timestamp("us"))
+        # In the hour that autumn repeats, the earlier reading; in the one that spring leaves out,
+        # the instant at which the clock was changed.
+        occurred_at = pc.assume_timezone(
+            wall_clock, self._timezone.key, ambiguous="earliest", nonexistent="latest"
+        ).cast(_INSTANT)
+        arrays = vars(columns) | {
+            "occurred_at": occurred_at,
+            "processed_at": pa.array(columns.processed_at, pa.timestamp("ms", tz="UTC")),
+        }
+        return pa.table(
+            [pa.array(arrays[name]).cast(EVENTS.field(name).type) for name in EVENTS.names],
+            schema=EVENTS,
+        )
+
+
+def _read(line: bytes) -> tuple[str, bytes, _Properties]:
+    """An event's name, its payload as it stands in the line, and what identifies it."""
+    try:
+        # msgspec looks into no string that it hands out undecoded.
+        if not line.isascii():
+            line.decode()
+        decoded = _lines.decode(line)
+        payload = bytes(decoded.properties)
+        try:
+            identity = _properties.decode(payload)
+        except msgspec.ValidationError:
+            identity = _read_unusual(payload)
+    except UnicodeDecodeError as error:
+        raise _NotAnEvent("not UTF-8") from error
+    except msgspec.ValidationError as error:
+        raise _NotAnEvent(f"not an event: {error}") from error
+    except msgspec.DecodeError as error:
+        raise _NotAnEvent(f"not JSON: {error}") from error
+    if not 0 <= identity.time <= _LAST_SECOND:
+        raise _NotAnEvent(f"time {identity.time} is not a number of seconds since 1970")
+    if identity.processed_ms is not None and not 0 <= identity.processed_ms <= _LAST_PROCESSED_MS:
+        identity.processed_ms = None
+    return decoded.event, payload, identity
+
+
+def _read_unusual(payload: bytes) -> _Properties:
+    """What identifies an event whose properties are not of the types that Mixpanel documents."""
+    tokens = _unusual_properties.decode(payload)
+    time = _whole_number(tokens.time)
+    if time is None:
+        raise _NotAnEvent("not an event: properties.time is not a number")
+    return _Properties(
+        time=time,
+        distinct_id=_text(tokens.distinct_id),
+        insert_id=_text(tokens.insert_id),
+        id_before_identity=_text(tokens.id_before_identity),
+        processed_ms=_whole_number(tokens.processed_ms),
+    )
+
+
+def _whole_number(token: msgspec.Raw) -> int | None:
+    try:
+        number = float(bytes(token))
+    except ValueError:
+        return None
+    return int(number) if math.isfinite(number) else None
+
+
+def _text(token: msgspec.Raw) -> str | None:
+    """A string's content; of anything else but null the JSON text as it stands in the payload."""
+    text = bytes(token)
+    if text == b"null":
+        return None
+    return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
+
+
+def _canonical(payload: bytes, original_id: str | None) -> str:
+    """The whole payload, the same for the same properties in whatever order.
+
+    An identity merge rewrites `distinct_id` in later exports; the original takes its place.
+    """
+
+    def verbatim(number: str) -> list[str]:
+        return ["number", number]
+
+    properties = json.loads(payload, parse_int=verbatim, parse_float=verbatim)
+    if properties.pop("$distinct_id_before_identity", None):
+        properties["distinct_id"] = original_id
+    return json.dumps(properties, sort_keys=True, separators=(",", ":"))
+
+
+def _hash(*parts: str | None) -> str:
+    """128 bits of SHA-256 over the parts, each with its length before it, in hexadecimal."""
+    framed = "".join("-" if part is None else f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(framed.encode()).hexdigest()[:32]
+
+
+def _printable(line: bytes) -> str:
+    """The line as text that every engine can hold, with `\\x..` for bytes that are none."""
+    return line.decode("utf-8", "backslashreplace").replace("\0", r"\x00")

@@ -1,0 +1,162 @@
+"""Sync Mixpanel events into a database and count them per subscriber.
+
+    python pipelines/run.py                     load what is new, then build the models
+    python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
+    python pipelines/run.py --full-refresh
+    python pipelines/run.py demo                try it against a local Mixpanel
+
+Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the README lists them.
+
+exit codes:
+  0  done, or skipped because another sync is running
+  1  failed; it is always safe to run again
+  2  wrong usage or configuration
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sync.summary import Summary
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminate)
+    # dlt looks for .dlt in the current folder otherwise; a schedule may start us anywhere.
+    os.environ.setdefault("DLT_PROJECT_DIR", str(Path(__file__).resolve().parents[1]))
+    # Importing dlt takes a second, which --help and a mistyped option do not owe.
+    from mixpanel_export.errors import ConfigurationError
+
+    try:
+        if options.command == "demo":
+            from demo import demo
+
+            return demo()
+        return _report(_sync(parser, options), as_json=options.json)
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("error: interrupted. It is safe to run again.", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _report(summary: "Summary", *, as_json: bool) -> int:
+    if summary.status == "failed":
+        print(f"error: {summary.error}", file=sys.stderr)
+    if as_json:
+        print(summary.as_json())
+    else:
+        from rich.console import Console
+
+        summary.print(Console())
+    return EXIT_FAILED if summary.status == "failed" else 0
+
+
+def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> "Summary":
+    from mixpanel_export.configuration import load_configuration
+    from mixpanel_export.window import Window, last_day
+    from sync.pipeline import sync
+    from sync.warehouse import open_warehouse
+
+    now = datetime.now(UTC)
+    warehouse = open_warehouse(options.destination)
+    settings = None if options.skip_load else load_configuration()
+    backfill = None
+    if settings is not None and options.from_date:
+        backfill = Window(options.from_date, options.to_date)
+        today = last_day(now, settings.zone, "today")
+        if backfill.to_date > today:
+            parser.error(f"--to-date {backfill.to_date} is in the future (today is {today})")
+    return sync(
+        warehouse,
+        settings,
+        now=now,
+        backfill=backfill,
+        full_refresh=options.full_refresh,
+        skip_transform=options.skip_transform,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage, _, description = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python pipelines/run.py",
+        description=usage,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["demo"],
+        help="demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
+    )
+    parser.add_argument(
+        "--from-date",
+        type=_day,
+        metavar="D",
+        help="load the days from D (YYYY-MM-DD) to --to-date, both included, whatever is loaded "
+        "already; the watermark stays where it is",
+    )
+    parser.add_argument("--to-date", type=_day, metavar="D", help="the last day of the backfill")
+    parser.add_argument(
+        "--full-refresh",
+        action="store_true",
+        help="load the whole initial window again, whatever the watermark, and rebuild the models",
+    )
+    parser.add_argument(
+        "--destination",
+        choices=["duckdb", "postgres"],
+        help="where to load, instead of the configured destination_type (default duckdb)",
+    )
+    parser.add_argument("--skip-transform", action="store_true", help="only load")
+    parser.add_argument("--skip-load", action="store_true", help="only build the models")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the summary as a JSON object, the last line of stdout; all else is on stderr",
+    )
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if bool(options.from_date) != bool(options.to_date):
+        parser.error("--from-date and --to-date go together")
+    if options.from_date and options.from_date > options.to_date:
+        parser.error(f"--from-date {options.from_date} is after --to-date {options.to_date}")
+    if options.from_date and options.full_refresh:
+        parser.error("--full-refresh loads the initial window: give it or days, not both")
+    if options.skip_load and options.skip_transform:
+        parser.error("--skip-load and --skip-transform together leave nothing to do")
+    if options.skip_load and options.from_date:
+        parser.error("--from-date says what to load, --skip-load not to")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day like 2026-01-31") from None
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

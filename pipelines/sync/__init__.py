@@ -1,0 +1,1 @@
+"""One sync of Mixpanel into a database, from the lock to the summary."""

@@ -1,0 +1,245 @@
+"""The database that is synced into: where it is, how it is reached, and its lock."""
+
+import fcntl
+import hashlib
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import dlt
+from dlt.common.configuration import resolve_configuration
+from dlt.common.configuration.exceptions import ConfigurationException
+from dlt.common.destination import TDestinationReferenceArg
+from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+from mixpanel_export.errors import ConfigurationError
+from sync.errors import AnotherSyncIsRunning
+from sync.project import MART_SCHEMA, RAW_DATASET, ROOT
+
+DestinationName = Literal["duckdb", "postgres"]
+
+
+class Warehouse(ABC):
+    """A database that holds the raw dataset and the models."""
+
+    name: DestinationName
+    holds_nul: bool
+    """Whether text and JSON can hold NUL characters."""
+    secrets: list[str]
+    """What may never be printed."""
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the database is, without secrets; the same for every way to write it."""
+
+    @property
+    @abstractmethod
+    def destination(self) -> TDestinationReferenceArg:
+        """What dlt loads into."""
+
+    @property
+    @abstractmethod
+    def environment(self) -> dict[str, str]:
+        """The variables from which dbt's profile reads the same connection."""
+
+    @abstractmethod
+    def connect(self) -> Any:
+        """A DB-API connection, to be closed by the caller."""
+
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[None]:
+        """Holds the raw dataset against other syncs; a holder that dies lets go of it.
+
+        Raises:
+            AnotherSyncIsRunning: Somebody else holds it.
+        """
+
+    @abstractmethod
+    def tune(self) -> None:
+        """Create the indexes that the merge and the models need, where there are none yet."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the database that can be a file's name."""
+        return hashlib.sha256(self.location.encode()).hexdigest()[:16]
+
+    def value(self, query: str) -> Any:
+        """The first column of the first row that `query` returns."""
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(query)
+            return cursor.fetchone()[0]
+
+    def has_table(self, schema: str, table: str) -> bool:
+        return bool(
+            self.value(
+                "select count(*) from information_schema.tables "
+                f"where table_schema = '{schema}' and table_name = '{table}'"
+            )
+        )
+
+
+@dataclass
+class DuckDB(Warehouse):
+    path: Path
+
+    name = "duckdb"
+    holds_nul = True
+
+    def __post_init__(self) -> None:
+        self.secrets = []
+        if self.path.stem in (RAW_DATASET, f"{RAW_DATASET}_staging", MART_SCHEMA):
+            raise ConfigurationError(
+                f"The DuckDB file cannot be called {self.path.name}: DuckDB would take the schema "
+                f"{self.path.stem} for it. Name it otherwise, like warehouse.duckdb."
+            )
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    @property
+    def destination(self) -> TDestinationReferenceArg:
+        return dlt.destinations.duckdb(str(self.path))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"DESTINATION__DUCKDB__CREDENTIALS": str(self.path)}
+
+    def connect(self) -> Any:
+        import duckdb
+
+        return duckdb.connect(self.path)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(f"{self.path.name}.lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise AnotherSyncIsRunning(file.read().strip() or "its process is new") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}")
+            file.flush()
+            yield
+
+    def tune(self) -> None:
+        pass
+
+
+@dataclass
+class Postgres(Warehouse):
+    credentials: PostgresCredentials
+
+    name = "postgres"
+    holds_nul = False
+
+    def __post_init__(self) -> None:
+        self.secrets = [str(self.credentials.password)]
+
+    @property
+    def location(self) -> str:
+        found = self.credentials
+        return f"postgresql://{found.host}:{found.port}/{found.database}"
+
+    @property
+    def destination(self) -> TDestinationReferenceArg:
+        return dlt.destinations.postgres(self.credentials)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        prefix = "DESTINATION__POSTGRES__CREDENTIALS__"
+        names = ("host", "port", "username", "password", "database")
+        return {prefix + name.upper(): str(self.credentials[name]) for name in names}
+
+    def connect(self) -> Any:
+        import psycopg2
+
+        return psycopg2.connect(
+            self.credentials.to_native_representation(),
+            application_name=f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}",
+        )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        key = f"hashtext('sync of {RAW_DATASET}')"
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            # An open transaction would keep vacuum from cleaning up for as long as the sync runs.
+            connection.autocommit = True
+            cursor.execute(f"select pg_try_advisory_lock({key})")
+            if not cursor.fetchone()[0]:
+                cursor.execute(
+                    "select application_name || ', since ' || backend_start from pg_stat_activity "
+                    "where pid in (select pid from pg_locks where locktype = 'advisory' and "
+                    f"granted and objid = ({key}::bigint & 4294967295)::oid)"
+                )
+                holder = cursor.fetchone()
+                raise AnotherSyncIsRunning(holder[0] if holder else "it has just ended")
+            yield
+
+    def tune(self) -> None:
+        with closing(self.connect()) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "create unique index if not exists events_event_key "
+                f"on {RAW_DATASET}.events (event_key)"
+            )
+            # Loads stand one behind the other in the table, so block ranges find them.
+            cursor.execute(
+                "create index if not exists events_dlt_load_id "
+                f"on {RAW_DATASET}.events using brin (_dlt_load_id) with (autosummarize = on)"
+            )
+
+
+def configured_destination() -> str:
+    """The `destination_type` of dlt's configuration, DuckDB by default."""
+    return dlt.config.get("destination_type", str) or "duckdb"
+
+
+def open_warehouse(name: str | None) -> Warehouse:
+    """The warehouse called `name`, or the configured one (`destination_type`, default DuckDB).
+
+    Raises:
+        ConfigurationError: The destination is unknown or its connection is not configured.
+    """
+    name = name or configured_destination()
+    try:
+        if name == "duckdb":
+            return DuckDB(_duckdb_path())
+        if name == "postgres":
+            return Postgres(
+                resolve_configuration(PostgresCredentials(), sections=("destination", "postgres"))
+            )
+    except ConfigurationException as error:
+        variables = "DESTINATION__POSTGRES__CREDENTIALS__HOST, __PORT, __USERNAME, __PASSWORD"
+        raise ConfigurationError(
+            f"The connection to {name} is not configured. Set [destination.postgres.credentials] "
+            f"in .dlt/secrets.toml, or {variables} and __DATABASE in the environment."
+        ) from error
+    raise ConfigurationError(f"destination_type is {name!r}, it can be duckdb or postgres")
+
+
+def _duckdb_path() -> Path:
+    configured: object = dlt.secrets.get("destination.duckdb.credentials")
+    if configured == ":memory:":
+        raise ConfigurationError("DuckDB needs a file: what is in memory is gone after the sync.")
+    if configured is None:
+        database = "warehouse.duckdb"
+    else:
+        # A path, a URL, or a table with the key `database`: dlt knows all its own forms.
+        sections = ("destination", "duckdb")
+        database = resolve_configuration(DuckDbCredentials(), sections=sections).database
+    return (ROOT / Path(database).expanduser()).resolve()
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,267 @@
+import gzip
+import json
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from mixpanel_export.answer import Answer
+from mixpanel_export.errors import BrokenAnswer
+from mixpanel_export.events import EventDecoder
+
+NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp())
+
+
+def line(event="App Opened", **properties):
+    return json.dumps({"event": event, "properties": {"time": NOON, **properties}}).encode()
+
+
+@pytest.fixture
+def decode(tmp_path):
+    """Decodes lines as one answer; returns its events and its rejected lines as dicts."""
+
+    def decode(*lines, timezone="UTC", holds_nul=True, only_day=None):
+        path = tmp_path / "answer"
+        path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
+        decoder = EventDecoder(ZoneInfo(timezone), holds_nul=holds_nul, only_day=only_day)
+        batches = list(decoder.decode(Answer(path, is_gzip=True)))
+        events = [row for batch in batches for row in batch.events.to_pylist()]
+        rejected = [row for batch in batches for row in batch.rejected_lines.to_pylist()]
+        return events, rejected
+
+    return decode
+
+
+def keys(events):
+    return [event["event_key"] for event in events]
+
+
+def test_an_event_is_decoded_whole(decode):
+    payload = {"distinct_id": "ada", "$insert_id": "i1", "mp_processing_time_ms": NOON * 1000 + 5}
+    (event,), rejected = decode(line("Viewed", **payload, plan={"seats": [1, 2]}))
+    assert rejected == []
+    assert event["event"] == "Viewed"
+    assert event["distinct_id"] == "ada"
+    assert event["insert_id"] == "i1"
+    assert event["occurred_at"] == datetime(2026, 3, 10, 12, tzinfo=UTC)
+    assert event["processed_at"] == datetime(2026, 3, 10, 12, 0, 0, 5000, tzinfo=UTC)
+    assert json.loads(event["properties"]) == {"time": NOON, **payload, "plan": {"seats": [1, 2]}}
+    assert event["replaced_characters"] == 0
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"distinct_id": "ada", "plan": "changed"}, id="other properties"),
+        pytest.param({"distinct_id": "ada", "mp_processing_time_ms": 1}, id="processed again"),
+        pytest.param(
+            {"distinct_id": "merged", "$distinct_id_before_identity": "ada"}, id="identity merged"
+        ),
+    ],
+)
+def test_copies_of_an_event_have_its_key(decode, other):
+    original = line(**{"distinct_id": "ada", "$insert_id": "i1"})
+    events, _ = decode(original, line(**{"$insert_id": "i1", **other}))
+    assert keys(events)[0] == keys(events)[1]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(line("Other", distinct_id="ada", **{"$insert_id": "i1"}), id="event"),
+        pytest.param(line(distinct_id="eve", **{"$insert_id": "i1"}), id="distinct_id"),
+        pytest.param(line(distinct_id="ada", **{"$insert_id": "i2"}), id="insert_id"),
+        pytest.param(line(distinct_id="ada", time=NOON + 1, **{"$insert_id": "i1"}), id="time"),
+        pytest.param(line(distinct_id=None, **{"$insert_id": "i1"}), id="no distinct_id"),
+        pytest.param(line(distinct_id="ada"), id="no insert_id"),
+    ],
+)
+def test_what_identifies_an_event_changes_its_key(decode, other):
+    events, _ = decode(line(distinct_id="ada", **{"$insert_id": "i1"}), other)
+    assert len(set(keys(events))) == 2
+
+
+def test_neighbouring_parts_of_a_key_do_not_run_into_each_other(decode):
+    events, _ = decode(
+        line("ab", distinct_id="c", **{"$insert_id": "i"}),
+        line("a", distinct_id="bc", **{"$insert_id": "i"}),
+    )
+    assert len(set(keys(events))) == 2
+
+
+def test_a_key_is_the_same_in_every_version(decode):
+    """Every stored event would be loaded a second time under another key."""
+    events, _ = decode(
+        line("Viewed", distinct_id="ada", **{"$insert_id": "i1"}),
+        line("Viewed", distinct_id="ada", plan="pro"),
+    )
+    assert keys(events) == ["ca57873e8878c8228a89d3a89f6d5e7f", "23aa919f62d30facf21aa10eccda5954"]
+
+
+def test_identical_lines_without_insert_id_count_as_often_as_they_stand_there(decode):
+    same, other = line(distinct_id="ada", plan="pro"), line(distinct_id="ada", plan="free")
+    once, _ = decode(same, other, same, same)
+    assert len(set(keys(once))) == 4
+    again, _ = decode(same, same, same, other)
+    assert set(keys(again)) == set(keys(once))
+
+
+def test_without_insert_id_the_order_of_properties_does_not_matter(decode):
+    events, _ = decode(line(distinct_id="ada", plan="pro", seats=1.50))
+    reordered, _ = decode(line(plan="pro", seats=1.50, distinct_id="ada"))
+    assert keys(events) == keys(reordered)
+
+
+def test_without_insert_id_an_identity_merge_does_not_change_the_key(decode):
+    before, _ = decode(line(distinct_id="device", plan="pro"))
+    after, _ = decode(
+        line(distinct_id="ada", plan="pro", **{"$distinct_id_before_identity": "device"})
+    )
+    assert keys(before) == keys(after)
+
+
+def test_the_last_processed_copy_comes_last_and_the_later_line_breaks_ties(decode):
+    copies = [{"mp_processing_time_ms": ms} if ms else {} for ms in (7, 9, None, 9, 8)]
+    events, _ = decode(*(line(**{"$insert_id": "i1"}, **copy) for copy in copies))
+    ranked = sorted(range(5), key=lambda position: events[position]["copy_order"])
+    assert ranked == [2, 0, 4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        pytest.param(b"not json", "not JSON", id="text"),
+        pytest.param(b'{"event": "cut', "not JSON", id="half a line"),
+        pytest.param(b'{"event": "x", "properties": {"time": NaN}}', "not JSON", id="NaN"),
+        pytest.param(b'{"event": "a\xff", "properties": {"time": 1}}', "not UTF-8", id="bytes"),
+        pytest.param(b"[1, 2]", "not an event", id="an array"),
+        pytest.param(b'{"properties": {"time": 1}}', "not an event", id="no event"),
+        pytest.param(b'{"event": null, "properties": {"time": 1}}', "not an event", id="null"),
+        pytest.param(b'{"event": "x"}', "not an event", id="no properties"),
+        pytest.param(b'{"event": "x", "properties": []}', "not an event", id="a list of them"),
+        pytest.param(b'{"event": "x", "properties": {}}', "time is not a number", id="no time"),
+        pytest.param(line(time="noon"), "time is not a number", id="time is text"),
+        pytest.param(line(time=True), "time is not a number", id="time is a boolean"),
+        pytest.param(line(time=-1), "not a number of seconds", id="before 1970"),
+        pytest.param(line(time=10**30), "not a number of seconds", id="beyond all calendars"),
+        pytest.param(line(time=NOON * 1000), "not a number of seconds", id="milliseconds"),
+        pytest.param(
+            b'{"event": "x", "properties": {"time": 1, "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}}",
+            "nested too deeply",
+            id="nested",
+        ),
+    ],
+)
+def test_a_line_that_is_no_event_is_rejected_alone(decode, raw, reason):
+    events, (rejected,) = decode(line(distinct_id="ada"), raw, line(distinct_id="eve"))
+    assert [event["distinct_id"] for event in events] == ["ada", "eve"]
+    assert reason in rejected["reason"]
+    assert rejected["line"].encode("latin-1", "replace")[:10] == raw[:10]
+
+
+def test_a_rejected_line_is_text_that_every_engine_holds(decode):
+    _, (rejected,) = decode(b"\x00\xff\xe2\x82\xac")
+    assert rejected["line"] == "\\x00\\xff€"
+
+
+def test_a_rejected_line_has_a_day_when_just_one_was_asked_for(decode):
+    _, (rejected,) = decode(b"no event", only_day=date(2026, 3, 10))
+    assert rejected["day"] == date(2026, 3, 10)
+    _, (rejected,) = decode(b"no event")
+    assert rejected["day"] is None
+
+
+def test_blank_lines_are_nothing(decode):
+    events, rejected = decode(b"", line(), b"  ", b"\r", line(distinct_id="x") + b"\r")
+    assert (len(events), rejected) == (2, [])
+
+
+def test_only_a_newline_ends_a_line(decode):
+    raw = json.dumps(
+        {"event": "a\u2028b", "properties": {"time": NOON, "distinct_id": "\x85\u2029"}},
+        ensure_ascii=False,
+    )
+    (event,), rejected = decode(raw.encode())
+    assert rejected == []
+    assert (event["event"], event["distinct_id"]) == ("a\u2028b", "\x85\u2029")
+
+
+@pytest.mark.parametrize(
+    ("distinct_id", "expected"),
+    [
+        pytest.param('""', "", id="empty"),
+        pytest.param("null", None, id="null"),
+        pytest.param("12345678901234567890123", "12345678901234567890123", id="large number"),
+        pytest.param("1.50", "1.50", id="fraction"),
+        pytest.param("true", "true", id="boolean"),
+        pytest.param('{"id": 1}', '{"id": 1}', id="object"),
+        pytest.param(r'"\u00e9\n"', "é\n", id="escapes"),
+    ],
+)
+def test_unusual_distinct_ids_are_kept_as_text(decode, distinct_id, expected):
+    raw = '{"event": "", "properties": {"time": %d, "distinct_id": %s}}' % (NOON, distinct_id)
+    (event,), rejected = decode(raw.encode())
+    assert rejected == []
+    assert (event["event"], event["distinct_id"]) == ("", expected)
+    assert event["properties"] == raw[28:-1]
+
+
+@pytest.mark.parametrize(
+    ("escaped", "with_nul", "without_nul", "replaced"),
+    [
+        pytest.param(r"a\u0000b", r"a\u0000b", r"a\ufffdb", (0, 1), id="NUL"),
+        pytest.param(r"\ud83d\ude00", r"\ud83d\ude00", r"\ud83d\ude00", (0, 0), id="whole pair"),
+        pytest.param(r"\ud83dx", r"\ufffdx", r"\ufffdx", (1, 1), id="high half"),
+        pytest.param(r"\uDE00", r"\ufffd", r"\ufffd", (1, 1), id="low half"),
+        pytest.param(
+            r"\ud83d\ud83d\ude00", r"\ufffd\ud83d\ude00", r"\ufffd\ud83d\ude00", (1, 1), id="both"
+        ),
+        pytest.param(r"\\u0000\\ud83d", r"\\u0000\\ud83d", r"\\u0000\\ud83d", (0, 0), id="escaped"),
+    ],
+)
+def test_characters_that_cannot_be_held_are_replaced_and_counted(
+    decode, escaped, with_nul, without_nul, replaced
+):
+    raw = b'{"event": "x", "properties": {"time": 1, "p": "%s"}}' % escaped.encode()
+    for holds_nul, expected, count in zip(
+        (True, False), (with_nul, without_nul), replaced, strict=True
+    ):
+        (event,), rejected = decode(raw, holds_nul=holds_nul)
+        assert rejected == []
+        assert event["properties"] == '{"time": 1, "p": "%s"}' % expected
+        assert event["replaced_characters"] == count
+
+
+def test_the_key_does_not_depend_on_what_the_engine_can_hold(decode):
+    raw = rb'{"event": "a\u0000", "properties": {"time": 1, "distinct_id": "\u0000"}}'
+    (with_nul,), _ = decode(raw, holds_nul=True)
+    (without,), _ = decode(raw, holds_nul=False)
+    assert with_nul["event_key"] == without["event_key"]
+    assert (with_nul["event"], with_nul["distinct_id"]) == ("a\0", "\0")
+    assert (without["event"], without["distinct_id"]) == ("a\ufffd", "\ufffd")
+
+
+def test_old_projects_write_wall_clock_times(decode):
+    summer = int(datetime(2026, 7, 1, 12, tzinfo=UTC).timestamp())
+    events, _ = decode(line(), line(time=summer), timezone="Europe/Berlin")
+    assert [event["occurred_at"] for event in events] == [
+        datetime(2026, 3, 10, 11, tzinfo=UTC),
+        datetime(2026, 7, 1, 10, tzinfo=UTC),
+    ]
+
+
+def test_terminated_early_is_never_a_line(decode):
+    with pytest.raises(BrokenAnswer, match="terminated early"):
+        decode(line(), b"export terminated early", line())
+
+
+def test_memory_does_not_grow_with_the_answer(tmp_path):
+    """Blocks are handed on as they are read: the first one before the stream has ended."""
+    path = tmp_path / "answer"
+    whole = gzip.compress(line(distinct_id="ada", text="x" * 1000) * 1 + b"\n", 1) * 20_000
+    path.write_bytes(whole[:-20])
+    decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None)
+    batches = decoder.decode(Answer(path, is_gzip=True))
+    assert 0 < next(batches).events.num_rows < 10_000
+    with pytest.raises(BrokenAnswer):
+        list(batches)
