@@ -51,9 +51,10 @@ def demo() -> int:
                 console.print(f"[red]error:[/] {summary.error}")
                 return 1
             if not is_last:
+                first_day = summary.from_date or date.min
                 server.add(traffic(seed=8, end=now, days=1, events=NEW_EVENTS))
                 console.print(f"{NEW_EVENTS:,} more events happen.")
-        expected = _count(server)
+        expected = _count(server, first_day)
     counted = _counts(warehouse)
     _print(console, counted, expected)
     if counted != expected:
@@ -84,10 +85,10 @@ def _counts(warehouse: DuckDB) -> dict[str, int]:
     return dict(zip(metrics(), totals, strict=True))
 
 
-def _count(server: LocalMixpanel) -> dict[str, int]:
+def _count(server: LocalMixpanel, first_day: date) -> dict[str, int]:
     """The same from the server's own events, by other means: line by line, in dictionaries."""
     distinct = {}
-    for number, line in enumerate(server.lines(date.min, date.max)):
+    for number, line in enumerate(server.lines(first_day, date.max)):
         event = json.loads(line)
         properties = event["properties"]
         who = properties.get("$distinct_id_before_identity") or properties["distinct_id"]

@@ -14,6 +14,7 @@ exit codes:
 """
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -48,6 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _report(_sync(parser, options), as_json=options.json)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"status": "failed", "error": str(error)}))
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("error: interrupted. It is safe to run again.", file=sys.stderr)

@@ -1,11 +1,24 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
+from mixpanel_export.configuration import load_configuration
+from sync.pipeline import sync
+from sync.summary import Summary
+from sync.warehouse import Warehouse, open_warehouse
+from tests.postgresql import Server, postgresql_server
+
+# The clock of most tests.
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+_database_numbers = count()
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +34,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     monkeypatch.setenv("DLT_PROJECT_DIR", str(settings.parent))
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    monkeypatch.setenv("DBT_LOG_PATH", str(tmp_path / "dbt"))
     run_context.active().reload()
 
 
 @pytest.fixture
 def mixpanel(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMixpanel]:
-    """A local Mixpanel, and the environment that points the source at it."""
-    with LocalMixpanel() as server:
+    """A local Mixpanel whose today is `NOW`'s, and the environment that points at it."""
+    with LocalMixpanel(today=lambda: NOW.date()) as server:
         for name, value in {
             "BASE_URL": server.url,
             "PROJECT_ID": server.project_id,
@@ -37,3 +51,44 @@ def mixpanel(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMixpanel]:
         }.items():
             monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with postgresql_server(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def warehouse(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Warehouse]:
+    """An empty database of each kind, configured in the environment."""
+    monkeypatch.setenv("DESTINATION_TYPE", request.param)
+    # dbt keeps what it parsed for the next run against the same kind of database.
+    target = tmp_path_factory.getbasetemp() / f"dbt-{request.param}"
+    monkeypatch.setenv("DBT_TARGET_PATH", str(target))
+    if request.param == "duckdb":
+        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
+        yield open_warehouse(None)
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    database = f"test_{next(_database_numbers)}"
+    server.create_database(database)
+    for name, value in server.environment(database).items():
+        monkeypatch.setenv(name, value)
+    yield open_warehouse(None)
+    server.drop_database(database)
+
+
+@pytest.fixture
+def run_sync(mixpanel: LocalMixpanel, warehouse: Warehouse) -> Callable[..., Summary]:
+    """Syncs `mixpanel` into `warehouse`; takes the arguments of `sync`."""
+
+    def run_sync(now: datetime = NOW, **arguments: Any) -> Summary:
+        return sync(warehouse, load_configuration(), now=now, **arguments)
+
+    return run_sync

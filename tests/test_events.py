@@ -146,7 +146,7 @@ def test_the_last_processed_copy_comes_last_and_the_later_line_breaks_ties(decod
         pytest.param(line(time=10**30), "not a number of seconds", id="beyond all calendars"),
         pytest.param(line(time=NOON * 1000), "not a number of seconds", id="milliseconds"),
         pytest.param(
-            b'{"event": "x", "properties": {"time": 1, "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}}",
+            b'{"event": "x", "properties": {"time": 1, "deep": %b%b}}' % (b"[" * 5000, b"]" * 5000),
             "nested too deeply",
             id="nested",
         ),
@@ -199,7 +199,7 @@ def test_only_a_newline_ends_a_line(decode):
     ],
 )
 def test_unusual_distinct_ids_are_kept_as_text(decode, distinct_id, expected):
-    raw = '{"event": "", "properties": {"time": %d, "distinct_id": %s}}' % (NOON, distinct_id)
+    raw = f'{{"event": "", "properties": {{"time": {NOON}, "distinct_id": {distinct_id}}}}}'
     (event,), rejected = decode(raw.encode())
     assert rejected == []
     assert (event["event"], event["distinct_id"]) == ("", expected)
@@ -228,7 +228,7 @@ def test_characters_that_cannot_be_held_are_replaced_and_counted(
     ):
         (event,), rejected = decode(raw, holds_nul=holds_nul)
         assert rejected == []
-        assert event["properties"] == '{"time": 1, "p": "%s"}' % expected
+        assert event["properties"] == f'{{"time": 1, "p": "{expected}"}}'
         assert event["replaced_characters"] == count
 
 

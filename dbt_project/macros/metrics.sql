@@ -1,16 +1,19 @@
-{# The names of the events that any metric uses. #}
-{% macro tracked_events() -%}
-    {# `unique` folds case unless told not to, and Mixpanel's names differ by case. #}
-    {% do return(var('metrics').values() | map(attribute='event') | unique(case_sensitive=true) | list) %}
+{# Whether any metric uses the event. #}
+{% macro is_tracked_event() -%}
+    event in (
+        {#- `unique` folds case unless told not to, and Mixpanel's names differ by case. #}
+        {%- for event in var('metrics').values() | map(attribute='event') | unique(case_sensitive=true) %}
+        {{ text_literal(event) }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    )
 {%- endmacro %}
 
 
 {# One column per declared metric, in the order of their declaration. #}
 {% macro metric_columns() -%}
+    {# Not `filter (where …)`: there DuckDB reads the properties of every event, in a `case` only of those it concerns. #}
     {%- for name, metric in var('metrics').items() %}
-    count(*) filter (
-        where {{ metric_condition(name, metric) }}
-    ){{ ' > 0' if metric_is_flag(metric) }} as {{ name }}{{ ',' if not loop.last }}
+    count(case when {{ metric_condition(name, metric) }} then 1 end){{ ' > 0' if metric_is_flag(metric) }} as {{ name }}{{ ',' if not loop.last }}
     {%- endfor %}
 {%- endmacro %}
 
@@ -39,5 +42,5 @@
 
 
 {% macro property_contains(name, text) -%}
-    {{ dbt.position(text_literal(text | lower), "lower(coalesce(" ~ property(name) ~ ", ''))") }} > 0
+    {{ dbt.position(text_literal(text | string | lower), "lower(coalesce(" ~ property(name) ~ ", ''))") | trim }} > 0
 {%- endmacro %}

@@ -1,12 +1,15 @@
 {#
-    The first of Mixpanel's ids that is not empty. They stand in the order of trust: distinct_id is
-    what Mixpanel's own reports count by.
+    The first of Mixpanel's ids that is not empty. distinct_id is what Mixpanel's own reports count
+    by; the others serve the events that lack it. (`case`, because in `coalesce` alone DuckDB would
+    read the properties of every event.)
 #}
 {% macro subscriber_id() -%}
-    coalesce(
-        nullif(distinct_id, ''),
-        {%- for name in ['$distinct_id', 'user_id', '$user_id', 'identified_id', '$identified_id'] %}
-        nullif({{ property(name) }}, ''){{ ',' if not loop.last }}
-        {%- endfor %}
-    )
+    case
+        when distinct_id <> '' then distinct_id
+        else coalesce(
+            {%- for name in ['$distinct_id', 'user_id', '$user_id', 'identified_id', '$identified_id'] %}
+            nullif({{ property(name) }}, ''){{ ',' if not loop.last }}
+            {%- endfor %}
+        )
+    end
 {%- endmacro %}

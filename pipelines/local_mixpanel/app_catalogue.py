@@ -106,8 +106,10 @@ def _portfolio(number: int) -> Properties:
 def _step(event: str, number: int, variant: int) -> Step:
     amount = (25, 50, 100, 250, 500, 1000)[number % 6]
     match event:
-        case "Viewed Portfolio Details" | "Tapped Portfolio Card":
+        case "Tapped Portfolio Card":
             return event, _portfolio(number)
+        case "Viewed Portfolio Details":
+            return event, _portfolio(number) | _creator_type(number, variant)
         case "DubAutoCopyInitiated":
             copied = {"copyAmount": amount, "isRecurring": number % 5 == 0}
             return event, _portfolio(number) | copied | _creator_type(number, variant)

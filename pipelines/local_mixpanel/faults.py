@@ -1,7 +1,7 @@
 """Ways in which an export goes wrong, and legal answers that clients get wrong.
 
 Mixpanel answers 200 before it has read the events, so most of its failures show only in how the
-body ends (mixpanel-utils#5, airbyte, estuary/connectors; see MIXPANEL.md).
+body ends (mixpanel-utils#5; airbyte and estuary/connectors meet the same).
 """
 
 import gzip
@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from itertools import pairwise
 from typing import assert_never
 
 from local_mixpanel.answers import Answer, as_json, html, text
 from local_mixpanel.compression import gzip_parts
 from local_mixpanel.export import events_answer, join_lines, streamed
 
+_ONE_MORE_LINE = b'{"event":"App Opened","properties":{}}'
 _PAGE = "<!DOCTYPE html><html><body><h1>{}</h1></body></html>"
 
 
@@ -83,9 +85,9 @@ class PlannedFault:
             case Fault.CHUNKED_CUT:
                 return streamed(self._cut(whole), is_complete=False)
             case Fault.LENGTH_CUT:
-                length = sum(len(line) + 1 for line in whole)
-                # Even an answer that was to be empty has to miss something.
-                return Answer(200, self._cut(whole), content_length=length + 1, is_complete=False)
+                # Longer than all lines together: even when all of them come, some of it is missing.
+                length = sum(len(line) + 1 for line in whole) + len(_ONE_MORE_LINE)
+                return Answer(200, self._cut(whole), content_length=length, is_complete=False)
             case Fault.GZIP_CUT:
                 return streamed(self._cut(whole), without_trailer)
             case Fault.GZIP_CUT_AND_CLOSED:
@@ -133,7 +135,7 @@ class PlannedFault:
     def _until_half_a_line(self, lines: Sequence[bytes]) -> Iterator[bytes]:
         whole = min(int(len(lines) * self.at), max(len(lines) - 1, 0))
         yield from join_lines(lines[:whole])
-        next_line = lines[whole] if lines else b'{"event":"'
+        next_line = lines[whole] if lines else _ONE_MORE_LINE
         yield next_line[: len(next_line) // 2]
 
     def _stalling(self, lines: Sequence[bytes], closing: threading.Event) -> Iterator[bytes]:
@@ -164,5 +166,5 @@ def _corrupted(parts: Iterable[bytes]) -> Iterator[bytes]:
 def _members(parts: Iterable[bytes]) -> Iterator[bytes]:
     body = b"".join(parts)
     borders = [len(body) * third // 3 for third in range(4)]
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         yield gzip.compress(body[start:end])

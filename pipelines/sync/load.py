@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.destination.exceptions import DestinationException
 from dlt.common.runtime import run_context
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -61,13 +62,15 @@ def load(
     spool = directory / "spool"
     spool.mkdir(parents=True)
     try:
-        pipeline = dlt.pipeline(
-            PIPELINE,
-            destination=warehouse.destination,
-            dataset_name=RAW_DATASET,
-            pipelines_dir=str(directory),
+        pipeline = _restored(
+            dlt.pipeline(
+                PIPELINE,
+                destination=warehouse.destination,
+                dataset_name=RAW_DATASET,
+                pipelines_dir=str(directory),
+            ),
+            warehouse,
         )
-        _restore(pipeline)
         delivery = Delivery()
         source = mixpanel(
             settings,
@@ -101,19 +104,21 @@ def _configure_dlt() -> None:
     dlt.config["data_writer.file_max_items"] = 100_000
 
 
-def _restore(pipeline: dlt.Pipeline) -> None:
-    """Take over state and schema from the destination; without a readable watermark, none."""
+def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
+    """The pipeline with the destination's state and schema; without state if it is unreadable."""
     try:
         pipeline.sync_destination()
-    except ValueError:
-        logger.warning("The stored state cannot be read: loading the full initial window.")
-        pipeline.config.restore_from_destination = False
-        return
-    stored = _cursor(pipeline).get("last_value")
-    if stored is not None and parse_instant(stored) is None:
-        logger.warning("The watermark cannot be read: loading the full initial window.")
-        with pipeline.managed_state() as state:
-            del state["sources"][PIPELINE]["resources"]["events"]["incremental"]
+        stored = _cursor(pipeline).get("last_value")
+        if stored is None or parse_instant(stored) is not None:
+            return pipeline
+    except PipelineStepFailed as error:
+        if isinstance(error.__cause__, DestinationException):
+            raise _cause(error) from error
+    logger.warning("The watermark cannot be read: loading the full initial window.")
+    warehouse.execute(f"delete from {RAW_DATASET}._dlt_pipeline_state")
+    pipeline = pipeline.drop()
+    pipeline.sync_destination()
+    return pipeline
 
 
 def _cursor(pipeline: dlt.Pipeline) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def transform(warehouse: Warehouse, *, full_refresh: bool = False) -> None:
     # Importing dbt takes seconds, which a sync that only loads does not owe.
     from dbt.cli.main import dbtRunner
 
-    arguments = ["--quiet", "build", "--select", "source:mixpanel+"]
+    arguments = ["--quiet", "--log-level-file", "none", "build", "--select", "source:mixpanel+"]
     arguments += ["--exclude", "test_type:unit"]
     arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
     arguments += ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]

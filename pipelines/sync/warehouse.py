@@ -77,6 +77,12 @@ class Warehouse(ABC):
             cursor.execute(query)
             return cursor.fetchone()[0]
 
+    def execute(self, statement: str) -> None:
+        """Run one statement in a transaction of its own."""
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(statement)
+            connection.commit()
+
     def has_table(self, schema: str, table: str) -> bool:
         return bool(
             self.value(
@@ -154,7 +160,9 @@ class Postgres(Warehouse):
 
     @property
     def destination(self) -> TDestinationReferenceArg:
-        return dlt.destinations.postgres(self.credentials)
+        from sync.postgres_destination import PostgresDestination
+
+        return PostgresDestination(self.credentials)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -176,28 +184,35 @@ class Postgres(Warehouse):
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             # An open transaction would keep vacuum from cleaning up for as long as the sync runs.
             connection.autocommit = True
+            # The server has to notice when the machine of a sync has gone: in two minutes.
+            cursor.execute("set tcp_keepalives_idle = 60")
+            cursor.execute("set tcp_keepalives_interval = 10")
+            cursor.execute("set tcp_keepalives_count = 6")
             cursor.execute(f"select pg_try_advisory_lock({key})")
             if not cursor.fetchone()[0]:
                 cursor.execute(
-                    "select application_name || ', since ' || backend_start from pg_stat_activity "
-                    "where pid in (select pid from pg_locks where locktype = 'advisory' and "
-                    f"granted and objid = ({key}::bigint & 4294967295)::oid)"
+                    "select application_name || ', since ' || "
+                    "to_char(backend_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC') "
+                    "from pg_stat_activity where pid in (select pid from pg_locks "
+                    "where locktype = 'advisory' and granted "
+                    f"and objid = ({key}::bigint & 4294967295)::oid)"
                 )
                 holder = cursor.fetchone()
                 raise AnotherSyncIsRunning(holder[0] if holder else "it has just ended")
             yield
+            # Closing the connection would do, but the server may take a moment to see it.
+            cursor.execute(f"select pg_advisory_unlock({key})")
 
     def tune(self) -> None:
-        with closing(self.connect()) as connection, connection, connection.cursor() as cursor:
-            cursor.execute(
-                "create unique index if not exists events_event_key "
-                f"on {RAW_DATASET}.events (event_key)"
-            )
-            # Loads stand one behind the other in the table, so block ranges find them.
-            cursor.execute(
-                "create index if not exists events_dlt_load_id "
-                f"on {RAW_DATASET}.events using brin (_dlt_load_id) with (autosummarize = on)"
-            )
+        self.execute(
+            "create unique index if not exists events_event_key "
+            f"on {RAW_DATASET}.events (event_key)"
+        )
+        # Loads stand one behind the other in the table, so block ranges find them.
+        self.execute(
+            "create index if not exists events_dlt_load_id "
+            f"on {RAW_DATASET}.events using brin (_dlt_load_id) with (autosummarize = on)"
+        )
 
 
 def configured_destination() -> str:

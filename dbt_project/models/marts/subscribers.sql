@@ -22,7 +22,7 @@ claimed_events as (
     from {{ ref('stg_mixpanel__events') }}
     where
         _dlt_load_id in ({{ claimed_loads() }})
-        and event in ({% for event in tracked_events() %}{{ text_literal(event) }}{{ ', ' if not loop.last }}{% endfor %})
+        and {{ is_tracked_event() }}
         and subscriber_id is not null
 
 ),

@@ -1,0 +1,8 @@
+{# The expression is true of every row; null is not true. #}
+{% test is_true(model, expression, column_name=none) %}
+
+select *
+from {{ model }}
+where ({{ expression }}) is not true
+
+{% endtest %}

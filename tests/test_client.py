@@ -1,0 +1,217 @@
+"""What of an export counts as an answer, seen through real connections."""
+
+import re
+from datetime import date, timedelta
+
+import pytest
+
+from local_mixpanel import Fault
+from mixpanel_export.client import ExportClient
+from mixpanel_export.configuration import load_configuration
+from mixpanel_export.errors import ExportError
+from mixpanel_export.window import Window
+from tests.conftest import NOW
+
+TODAY = Window(NOW.date(), NOW.date())
+BROKEN = {
+    Fault.CHUNKED_CUT: "connection failed",
+    Fault.LENGTH_CUT: "connection failed",
+    Fault.GZIP_CUT: "damaged or cut",
+    Fault.GZIP_CUT_AND_CLOSED: "connection failed",
+    Fault.GZIP_CORRUPTED: "damaged or cut",
+    Fault.HALF_LAST_LINE: "last line is not a whole event",
+    Fault.TERMINATED_EARLY: "terminated early",
+    Fault.ERROR_LAST_LINE: "last line is not a whole event",
+    Fault.NO_ANSWER: "connection failed",
+    Fault.HTML: "last line is not a whole event",
+    Fault.INTERNAL_SERVER_ERROR: "Mixpanel answered 500",
+    Fault.BAD_GATEWAY: "Mixpanel answered 502",
+    Fault.SERVICE_UNAVAILABLE: "Mixpanel answered 503",
+}
+
+
+def events(count, **properties):
+    time = int(NOW.timestamp())
+    return [
+        {"event": f"Event {number % 3}", "properties": {"time": time - number, **properties}}
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def pauses():
+    return []
+
+
+@pytest.fixture
+def client(mixpanel, pauses, monkeypatch):
+    def client(**settings):
+        for name, value in settings.items():
+            monkeypatch.setenv(f"SOURCES__MIXPANEL__{name.upper()}", str(value))
+        return ExportClient(load_configuration(), sleep=pauses.append)
+
+    return client
+
+
+def fetch(client, path, window=TODAY, names=None):
+    """The lines of the answer to one fetch."""
+    answer = client.fetch(window, names, path / "answer")
+    return b"".join(answer.blocks()).splitlines()
+
+
+def test_an_answer_is_what_the_server_has(mixpanel, client, tmp_path):
+    mixpanel.add(events(3000))
+    lines = fetch(client(), tmp_path)
+    assert len(lines) == 3000
+    assert lines == mixpanel.lines(TODAY.from_date, TODAY.to_date)
+
+
+def test_days_events_and_project_are_asked_for(mixpanel, client, tmp_path):
+    mixpanel.add(events(30))
+    names = ["Event 1", 'Event "2"\u2028']
+    window = Window(date(2026, 3, 1), TODAY.to_date)
+    assert len(fetch(client(), tmp_path, window, names)) == 10
+    (request,) = mixpanel.requests
+    assert request.query["from_date"] == "2026-03-01"
+    assert request.query["to_date"] == "2026-03-10"
+    assert request.query["project_id"] == mixpanel.project_id
+
+
+def test_a_day_without_events_is_an_answer(mixpanel, client, tmp_path):
+    assert fetch(client(), tmp_path) == []
+
+
+def test_the_project_secret_opens_the_project(mixpanel, client, tmp_path, monkeypatch):
+    mixpanel.add(events(1))
+    for name in ("SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET", "PROJECT_ID"):
+        monkeypatch.delenv(f"SOURCES__MIXPANEL__{name}")
+    assert len(fetch(client(project_secret=mixpanel.project_secret), tmp_path)) == 1
+
+
+@pytest.mark.parametrize("fault", [Fault.GZIP_MEMBERS, Fault.NOT_COMPRESSED])
+def test_legal_oddities_are_read(mixpanel, client, tmp_path, fault):
+    mixpanel.add(events(3000))
+    mixpanel.fail(fault)
+    assert len(fetch(client(), tmp_path)) == 3000
+
+
+@pytest.mark.parametrize("size", [3, 3000], ids=["small", "large"])
+@pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.name)
+def test_a_broken_answer_is_asked_for_again(mixpanel, client, tmp_path, pauses, fault, size):
+    mixpanel.add(events(size))
+    mixpanel.fail(fault, times=2)
+    assert len(fetch(client(retry_pause_seconds=2), tmp_path)) == size
+    assert pauses == [2, 4]
+
+
+@pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.name)
+def test_an_answer_that_stays_broken_is_a_failure(mixpanel, client, tmp_path, pauses, fault):
+    mixpanel.add(events(3000))
+    mixpanel.fail(fault, times=9)
+    with pytest.raises(ExportError, match=BROKEN[fault]) as error:
+        fetch(client(attempts=3), tmp_path)
+    assert len(mixpanel.requests) == 3
+    assert re.search("in 3 attempts.*run again", str(error.value))
+
+
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.999])
+@pytest.mark.parametrize(
+    "fault", [Fault.CHUNKED_CUT, Fault.LENGTH_CUT, Fault.GZIP_CUT, Fault.GZIP_CUT_AND_CLOSED]
+)
+def test_a_cut_between_lines_is_seen_too(mixpanel, client, tmp_path, fault, cut):
+    mixpanel.add(events(3000))
+    mixpanel.fail(fault, at=cut, is_mid_line=False)
+    with pytest.raises(ExportError):
+        fetch(client(attempts=1), tmp_path)
+
+
+def test_a_silent_server_is_not_waited_for_forever(mixpanel, client, tmp_path):
+    mixpanel.add(events(3000))
+    mixpanel.fail(Fault.STALL, seconds=60)
+    with pytest.raises(ExportError, match="timed out"):
+        fetch(client(attempts=1, read_timeout_seconds=0.2), tmp_path)
+
+
+def test_a_rate_limit_is_waited_out_as_told(mixpanel, client, tmp_path, pauses):
+    mixpanel.add(events(3))
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=20, retry_after=120)
+    assert len(fetch(client(attempts=1), tmp_path)) == 3
+    assert pauses == [120] * 20
+
+
+def test_a_rate_limit_may_name_a_date(mixpanel, client, tmp_path, pauses):
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="Wed, 21 Oct 2015 07:28:00 GMT")
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="sometime")
+    fetch(client(attempts=1, retry_pause_seconds=3), tmp_path)
+    assert pauses == [0, 6]
+
+
+def test_a_rate_limit_without_a_time_is_waited_out_ever_longer(mixpanel, client, tmp_path, pauses):
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=11)
+    fetch(client(attempts=1, retry_pause_seconds=2), tmp_path)
+    assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
+
+
+def test_a_rate_limit_is_not_waited_out_forever(mixpanel, client, tmp_path, pauses):
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=9, retry_after=3000)
+    with pytest.raises(ExportError, match=r"within 70 minutes .*run again later"):
+        fetch(client(), tmp_path)
+    assert pauses == [3000]
+
+
+@pytest.mark.parametrize(
+    ("settings", "window", "message"),
+    [
+        pytest.param({"service_account_secret": "wr0ng"}, TODAY, "401.*secret", id="401"),
+        pytest.param({"project_id": "2"}, TODAY, "403.*project_id", id="403"),
+        pytest.param(
+            {},
+            Window(TODAY.to_date, TODAY.to_date + timedelta(days=1)),
+            "400: to_date cannot be later than today.*time zone",
+            id="400",
+        ),
+    ],
+)
+def test_a_refusal_is_not_asked_for_again(mixpanel, client, tmp_path, settings, window, message):
+    with pytest.raises(ExportError, match=message) as error:
+        fetch(client(**settings), tmp_path, window)
+    assert len(mixpanel.requests) == 1
+    assert "wr0ng" not in str(error.value)
+
+
+def test_a_server_that_is_not_there_is_said(client, tmp_path):
+    with pytest.raises(ExportError, match=r"connection failed .*refused"):
+        fetch(client(base_url="http://127.0.0.1:9", attempts=2), tmp_path)
+
+
+def test_a_line_that_is_no_event_does_not_break_an_answer(mixpanel, client, tmp_path):
+    mixpanel.add_lines(NOW.date(), [b"no event", b'{"error": "not mine"}'])
+    mixpanel.add(events(1))
+    assert len(fetch(client(), tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "is_whole"),
+    [
+        pytest.param(b'{"event": "x", "properties": {}}', True, id="event without a time"),
+        pytest.param(b'{"event": "\xff", "properties": {}}', True, id="not UTF-8"),
+        pytest.param(rb'{"event": "\ud800", "properties": {}}', True, id="half a character"),
+        pytest.param(
+            b'{"event": "x", "properties": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+            True,
+            id="nested too deeply",
+        ),
+        pytest.param(b'{"event": "x", "properties": {"a": {}', False, id="half an event"),
+        pytest.param(b"no event", False, id="text"),
+        pytest.param(b'{"error": "timeout"}', False, id="an error"),
+        pytest.param(b'{"event": "x", "properties": ' + b"[" * 5000, False, id="cut while nested"),
+    ],
+)
+def test_the_last_line_tells_whether_an_answer_is_whole(mixpanel, client, tmp_path, line, is_whole):
+    mixpanel.add(events(1))
+    mixpanel.add_lines(NOW.date(), [line, b"", b" "])
+    if is_whole:
+        assert fetch(client(), tmp_path)
+    else:
+        with pytest.raises(ExportError, match="last line"):
+            fetch(client(attempts=1), tmp_path)

@@ -1,0 +1,189 @@
+"""`python pipelines/run.py` as its users call it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from local_mixpanel import Fault, LocalMixpanel
+
+ROOT = Path(__file__).parents[1]
+FIELDS = [
+    "status",
+    "mode",
+    "destination",
+    "from_date",
+    "to_date",
+    "watermark",
+    "events_received",
+    "events_new",
+    "events_duplicate",
+    "lines_rejected",
+    "subscribers",
+    "duration_seconds",
+]
+
+
+@pytest.fixture
+def today():
+    """The command has the real clock."""
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def server(mixpanel, monkeypatch, today):
+    with LocalMixpanel() as server:
+        monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        server.add(
+            {"event": "$ae_session", "properties": {"time": time, "distinct_id": "ada"}}
+            for time in (int((today - timedelta(days=days)).timestamp()) for days in range(3))
+        )
+        yield server
+
+
+def run(*arguments, directory=ROOT):
+    return subprocess.run(
+        [sys.executable, ROOT / "pipelines" / "run.py", *arguments],
+        cwd=directory,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_json_is_the_last_line_of_stdout_and_nothing_else_is_there(server, warehouse, today):
+    done = run("--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert list(summary) == FIELDS
+    assert (summary["status"], summary["mode"]) == ("ok", "first")
+    assert summary["destination"] == warehouse.name
+    assert summary["to_date"] == str(today.date())
+    assert summary["from_date"] == str(today.date() - timedelta(days=44))
+    assert (summary["events_received"], summary["subscribers"]) == (3, 1)
+    assert datetime.fromisoformat(summary["watermark"]) <= datetime.now(UTC)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_people_get_a_table_from_whatever_folder(server, warehouse, tmp_path):
+    done = run(directory=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"status +│ +ok", done.stdout)
+    assert re.search(r"events_new +│ +3", done.stdout)
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_a_failure_is_one_message_without_secrets(server, warehouse, monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "1")
+    server.fail(Fault.GZIP_CUT)
+    done = run("--json", "--skip-transform")
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert list(summary) == [*FIELDS, "error"]
+    assert summary["status"] == "failed"
+    assert "run again" in summary["error"]
+    assert done.stderr.strip() == f"error: {summary['error']}"
+    assert server.secret not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_a_refused_connection_tells_no_password(server, warehouse, monkeypatch):
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "wr0ng-pa55word")
+    done = run("--json")
+    assert done.returncode == 1
+    assert "password authentication failed" in json.loads(done.stdout)["error"]
+    assert "Traceback" not in done.stderr
+    assert "wr0ng-pa55word" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_a_second_sync_is_skipped(server, warehouse):
+    with warehouse.lock():
+        done = run("--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["status"] == "skipped"
+    assert f"process {os.getpid()}" in done.stderr
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from-date", "2026-01-01"], "go together"),
+        (["--to-date", "2026-01-01"], "go together"),
+        (["--from-date", "2026-01-02", "--to-date", "2026-01-01"], "is after"),
+        (["--from-date", "yesterday", "--to-date", "2026-01-01"], "is not a day"),
+        (["--from-date", "2026-01-01", "--to-date", "2999-01-01"], "in the future"),
+        (["--from-date", "2026-01-01", "--to-date", "2026-01-01", "--full-refresh"], "not both"),
+        (["--skip-load", "--skip-transform"], "nothing to do"),
+        (["--skip-load", "--from-date", "2026-01-01", "--to-date", "2026-01-01"], "--skip-load"),
+        (["--destination", "spark"], "invalid choice"),
+        (["--full"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_usage(mixpanel, arguments, message):
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert mixpanel.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SOURCES__MIXPANEL__PROJECT_ID", "", "project_id is missing"),
+        ("SOURCES__MIXPANEL__REGION", "mars", "region"),
+        ("DESTINATION_TYPE", "spark", "it can be duckdb or postgres"),
+        ("DESTINATION__DUCKDB__CREDENTIALS", ":memory:", "needs a file"),
+        ("DESTINATION__DUCKDB__CREDENTIALS", "mixpanel.duckdb", "cannot be called"),
+    ],
+)
+def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
+    monkeypatch.setenv(name, value)
+    done = run("--json")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["status"] == "failed"
+    assert message in json.loads(done.stdout)["error"]
+
+
+def test_a_connection_that_is_not_configured_is_said(mixpanel):
+    done = run("--destination", "postgres")
+    assert done.returncode == 2
+    assert "DESTINATION__POSTGRES__CREDENTIALS__HOST" in done.stderr
+
+
+def test_help_explains_every_option_and_exit_code():
+    done = run("--help")
+    assert done.returncode == 0
+    for option in ("from-date", "to-date", "full-refresh", "destination", "skip-transform"):
+        assert f"--{option}" in done.stdout
+    for option in ("--skip-load", "--json", "demo", "exit codes"):
+        assert option in done.stdout
+
+
+def test_every_option_and_setting_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    options = set(re.findall(r"--[a-z-]+", run("--help").stdout))
+    assert {option for option in options - {"--help"} if f"`{option}" not in readme} == set()
+    from mixpanel_export.configuration import MixpanelConfiguration
+
+    settings = MixpanelConfiguration.__dataclass_fields__
+    missing = {name for name in settings if not name.startswith("_") and f"`{name}`" not in readme}
+    assert missing == set()
+
+
+def test_the_demo_shows_equal_counts(monkeypatch):
+    database = ROOT / "demo.duckdb"
+    done = run("demo")
+    assert done.returncode == 0, done.stderr
+    assert "Both counts are equal" in done.stdout
+    assert database.exists()

@@ -1,0 +1,45 @@
+"""Mixpanel's own SDK sends, a sync counts."""
+
+from datetime import UTC, datetime, timedelta
+
+from mixpanel import Consumer, Mixpanel
+
+from local_mixpanel import LocalMixpanel
+from mixpanel_export.configuration import load_configuration
+from sync.pipeline import sync
+from tests.warehouses import rows, subscribers
+
+
+def test_events_that_the_official_sdk_sends_are_counted(mixpanel, warehouse, monkeypatch):
+    with LocalMixpanel(token="t0ken") as server:
+        monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        sdk = Mixpanel(
+            "t0ken",
+            consumer=Consumer(
+                events_url=f"{server.url}/track",
+                import_url=f"{server.url}/import",
+                verify_cert=False,
+            ),
+        )
+        sdk.track("ada", "Viewed Creator Profile", {"creatorType": "Premium"})
+        sdk.track("ada", "Viewed Creator Profile")
+        sdk.track("ada", "App Opened")
+        yesterday = int((datetime.now(UTC) - timedelta(days=1)).timestamp())
+        sdk.import_data(
+            api_key="",
+            distinct_id="eve",
+            event_name="BankAccountLinked",
+            timestamp=yesterday,
+            api_secret=server.project_secret,
+        )
+        summary = sync(warehouse, load_configuration(), now=datetime.now(UTC))
+    assert (summary.status, summary.events_new) == ("ok", 3)
+    counted = subscribers(warehouse)
+    assert counted["ada"]["premium_creator_profile_views"] == 1
+    assert counted["ada"]["regular_creator_profile_views"] == 1
+    assert counted["eve"]["linked_bank_account"] is True
+    assert counted["eve"]["first_event_at"] == yesterday
+    ((processed,),) = rows(
+        warehouse, "select count(*) from mixpanel_raw.events where processed_at is not null"
+    )
+    assert processed == 3

@@ -1,0 +1,53 @@
+"""What the tests do with a warehouse beyond what the project does."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from typing import Any
+
+from sync.warehouse import DuckDB, Postgres, Warehouse
+from tests.recount import Row
+
+
+def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
+    with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(query)
+        found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
+
+def subscribers(warehouse: Warehouse) -> dict[str, Row]:
+    """`mixpanel.subscribers` in the form of `recount.subscribers`."""
+    with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute("select * from mixpanel.subscribers")
+        names = [column[0] for column in cursor.description]
+        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    for row in found:
+        del row["updated_at"]
+        for name, value in row.items():
+            if isinstance(value, datetime):
+                row[name] = int(value.timestamp())
+    return {row.pop("subscriber_id"): row for row in found}
+
+
+@contextmanager
+def copy_of(warehouse: Warehouse) -> Iterator[Warehouse]:
+    """A copy to try things on, gone afterwards."""
+    if isinstance(warehouse, DuckDB):
+        path = warehouse.path.with_name("copy.duckdb")
+        shutil.copyfile(warehouse.path, path)
+        yield DuckDB(path)
+        path.unlink()
+        return
+    assert isinstance(warehouse, Postgres)
+    original = warehouse.credentials.database
+    credentials = warehouse.credentials.copy()
+    credentials.database = f"{original}_copy"
+    admin = warehouse.credentials.copy()
+    admin.database = "postgres"
+    with closing(Postgres(admin).connect()) as connection, closing(connection.cursor()) as cursor:
+        connection.autocommit = True
+        cursor.execute(f"create database {original}_copy template {original}")
+        yield Postgres(credentials)
+        cursor.execute(f"drop database {original}_copy with (force)")
