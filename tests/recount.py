@@ -57,7 +57,8 @@ def _key(event: Event, identical: Counter[str]) -> Hashable:
 
 
 def _processed(event: Event) -> int:
-    return event["properties"].get("mp_processing_time_ms", 0)
+    processed: int = event["properties"].get("mp_processing_time_ms", 0)
+    return processed
 
 
 def subscribers(events: Iterable[Event]) -> dict[str, Row]:

@@ -2,9 +2,10 @@
 
 import json
 import random
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -50,18 +51,17 @@ class History:
 
     def step(self) -> str:
         """Do something at random and return what."""
-        action = self.random.choice(
-            [
-                self.sync,
-                self.sync,
-                self.sync,
-                self.sync_without_transform,
-                self.transform_twice,
-                self.backfill,
-                self.full_refresh,
-                self.failing_sync,
-            ]
-        )
+        actions: list[Callable[[], str | None]] = [
+            self.sync,
+            self.sync,
+            self.sync,
+            self.sync_without_transform,
+            self.transform_twice,
+            self.backfill,
+            self.full_refresh,
+            self.failing_sync,
+        ]
+        action = self.random.choice(actions)
         self.happen()
         return action() or action.__name__
 
@@ -84,7 +84,7 @@ class History:
 
     def _event(self, moment: datetime) -> recount.Event:
         choose = self.random
-        properties = {
+        properties: dict[str, Any] = {
             "time": int(moment.timestamp()),
             "distinct_id": choose.choice(["ada", "bob", "eve", "", None]),
             "mp_processing_time_ms": int(self.now.timestamp() * 1000),
@@ -98,7 +98,7 @@ class History:
         name = choose.choice([*sorted(recount.TRACKED), "DubAutoCopyInitiated", "App Opened"])
         return {"event": name, "properties": properties}
 
-    def sync(self, **arguments: object) -> str | None:
+    def sync(self, **arguments: Any) -> str | None:
         summary = self._sync(**arguments)
         assert summary.status == "ok", summary.error
         before = len(self.loaded)
@@ -111,10 +111,12 @@ class History:
             self.counted = self.loaded
         return None
 
-    def _sync(self, **arguments: object) -> Summary:
+    def _sync(self, **arguments: Any) -> Summary:
         return sync(self.warehouse, load_configuration(), now=self.now, **arguments)
 
     def _lines(self, summary: Summary) -> list[bytes]:
+        assert summary.from_date is not None
+        assert summary.to_date is not None
         return self.mixpanel.lines(summary.from_date, summary.to_date, recount.TRACKED)
 
     def sync_without_transform(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from tests.warehouses import rows
 
 TIME = int(NOW.timestamp())
 
-PAYLOADS = {
+PAYLOADS: dict[str, dict[str, Any]] = {
     "large number": {"n": 10**30, "fraction": 0.1, "exponent": 1e300, "negative": -0.0},
     "colliding names": {"userName": 1, "username": 2, "user_name": 3, "$city": 4, "city": 5},
     "empty name": {"": "empty", " ": "blank"},
@@ -34,7 +35,7 @@ PAYLOADS = {
     "nested": {"deep": json.loads("[" * 200 + "]" * 200)},
     "quotes and backslashes": {"text": "'\"\\ \\u0041 {0} %s $1 --"},
 }
-IDS = {
+IDS: dict[str, dict[str, Any]] = {
     "missing": {},
     "null": {"distinct_id": None},
     "empty": {"distinct_id": ""},

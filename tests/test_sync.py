@@ -3,9 +3,10 @@
 import json
 import logging
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
-from dlt.pipeline.state_sync import compress_state, decompress_state
+from dlt.common.versioned_state import compress_state, decompress_state
 
 from local_mixpanel import Fault
 from mixpanel_export.configuration import load_configuration
@@ -216,7 +217,7 @@ def test_a_watermark_of_another_type_means_the_full_window_again(
     mixpanel.add([event()])
     run_sync(skip_transform=True)
     ((stored,),) = rows(warehouse, "select state from mixpanel_raw._dlt_pipeline_state")
-    state = decompress_state(stored)
+    state: Any = decompress_state(stored)
     cursor = state["sources"]["mixpanel"]["resources"]["events"]["incremental"]["occurred_at"]
     cursor["last_value"] = "yesterday"
     warehouse.execute(
@@ -277,7 +278,8 @@ def test_a_database_that_does_not_answer_is_a_failure(mixpanel, warehouse, monke
         warehouse.credentials.port = 9
     summary = sync(warehouse, load_configuration(), now=NOW)
     assert summary.status == "failed"
-    assert "safe to run again" in summary.error or "run again" in summary.error
+    assert summary.error is not None
+    assert "run again" in summary.error
     assert str(warehouse.secrets) not in summary.error
 
 

@@ -1,5 +1,6 @@
 """What the tests do with a warehouse beyond what the project does."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -34,20 +35,33 @@ def subscribers(warehouse: Warehouse) -> dict[str, Row]:
 @contextmanager
 def copy_of(warehouse: Warehouse) -> Iterator[Warehouse]:
     """A copy to try things on, gone afterwards."""
-    if isinstance(warehouse, DuckDB):
-        path = warehouse.path.with_name("copy.duckdb")
-        shutil.copyfile(warehouse.path, path)
-        yield DuckDB(path)
-        path.unlink()
-        return
-    assert isinstance(warehouse, Postgres)
+    target = os.environ["DBT_TARGET_PATH"]
+    # dbt would parse everything anew each time that the database changes.
+    os.environ["DBT_TARGET_PATH"] = f"{target}-copy"
+    try:
+        if isinstance(warehouse, DuckDB):
+            path = warehouse.path.with_name("copy.duckdb")
+            shutil.copyfile(warehouse.path, path)
+            yield DuckDB(path)
+            path.unlink()
+        else:
+            assert isinstance(warehouse, Postgres)
+            with _copy_of_database(warehouse) as copy:
+                yield copy
+    finally:
+        os.environ["DBT_TARGET_PATH"] = target
+
+
+@contextmanager
+def _copy_of_database(warehouse: Postgres) -> Iterator[Postgres]:
     original = warehouse.credentials.database
-    credentials = warehouse.credentials.copy()
-    credentials.database = f"{original}_copy"
-    admin = warehouse.credentials.copy()
-    admin.database = "postgres"
-    with closing(Postgres(admin).connect()) as connection, closing(connection.cursor()) as cursor:
+    credentials, administrator = warehouse.credentials.copy(), warehouse.credentials.copy()
+    credentials.database, administrator.database = f"{original}_copy", "postgres"
+    with (
+        closing(Postgres(administrator).connect()) as connection,
+        closing(connection.cursor()) as cursor,
+    ):
         connection.autocommit = True
-        cursor.execute(f"create database {original}_copy template {original}")
+        cursor.execute(f"create database {credentials.database} template {original}")
         yield Postgres(credentials)
-        cursor.execute(f"drop database {original}_copy with (force)")
+        cursor.execute(f"drop database {credentials.database} with (force)")

@@ -113,21 +113,25 @@
 {%- endmacro %}
 
 
+{# What is stored cannot be added to when it is not known, or not the same, what it counts. #}
 {% macro check_ledger(ledger, model_name, definition_hash) %}
     {%- set claims = run_query(
-        "select count(*), count(*) filter (where definition_hash <> " ~ definition_hash ~ "), "
+        "select count(*), "
+        ~ "count(case when definition_hash <> " ~ definition_hash ~ " then 1 end), "
+        ~ "count(case when load_id not in (" ~ completed_loads() ~ ") then 1 end), "
         ~ "exists (select 1 from " ~ this ~ ") "
         ~ "from " ~ ledger ~ " where model = " ~ model_name
     ).rows[0] -%}
-    {%- if claims[2] and claims[0] == 0 -%}
-        {%- do exceptions.raise_compiler_error(
-            this ~ " has rows but no record of the loads they count, in " ~ ledger ~ ". "
-            ~ "Rebuild both: dbt run --full-refresh"
-        ) -%}
+    {%- if claims[3] and claims[0] == 0 -%}
+        {%- set problem = "has rows but " ~ ledger ~ " does not say which loads they count" -%}
     {%- elif claims[1] > 0 -%}
+        {%- set problem = "was counted by other metrics than those declared now" -%}
+    {%- elif claims[2] > 0 -%}
+        {%- set problem = "counts " ~ claims[2] ~ " loads that are no longer there" -%}
+    {%- endif -%}
+    {%- if problem -%}
         {%- do exceptions.raise_compiler_error(
-            "The metrics changed since " ~ this ~ " was counted; new counts cannot be added to old ones. "
-            ~ "Rebuild it: dbt run --full-refresh"
+            this ~ " " ~ problem ~ ". Nothing was changed; count everything again with: dbt run --full-refresh"
         ) -%}
     {%- endif -%}
 {% endmacro %}

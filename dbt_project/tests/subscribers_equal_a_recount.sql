@@ -31,14 +31,16 @@ recounted as (
         cast({{ 'true' if metric_is_flag(metric) else 'count(*)' }} as {{ dbt.type_string() }}) as amount
     from events
     where
-        event = {{ text_literal(metric.event) }}
+        true
         {% for key, part in metric.get('where', {}).items() -%}
-        and replace(lower({{ property(key) }}), {{ text_literal(part | lower) }}, '') <> lower({{ property(key) }})
+        {% set text = 'lower(' ~ property(key) ~ ')' -%}
+        and {{ text }} <> replace({{ text }}, {{ text_literal(part | string | lower) }}, '')
         {% endfor -%}
         {% for key, part in metric.get('unless', {}).items() -%}
-        and replace(lower({{ property(key) }}), {{ text_literal(part | lower) }}, '')
-        is not distinct from lower({{ property(key) }})
-        {% endfor %}
+        {% set text = 'lower(' ~ property(key) ~ ')' -%}
+        and {{ text }} is not distinct from replace({{ text }}, {{ text_literal(part | string | lower) }}, '')
+        {% endfor -%}
+        and event = {{ text_literal(metric.event) }}
     group by subscriber_id
     union all
     {% endfor %}
