@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from local_mixpanel import LocalMixpanel, traffic
 from mixpanel_export.configuration import load_configuration
@@ -28,6 +28,9 @@ SUBSCRIBER_IDS = [
     "$identified_id",
 ]
 
+# Metrics by subscriber.
+Counts = dict[str, dict[str, int]]
+
 
 def demo() -> int:
     """Sync twice into `demo.duckdb` and compare the counts with the server's own.
@@ -43,24 +46,19 @@ def demo() -> int:
         _configure(server)
         server.add(traffic(seed=7, end=now - timedelta(hours=1), events=EVENTS))
         console.print(f"A local Mixpanel at {server.url} has {EVENTS:,} events of 45 days.")
-        for title, is_last in (("First sync", False), ("Second sync", True)):
-            console.print(f"\n[bold]{title}[/]")
-            summary = sync(warehouse, load_configuration(), now=now)
-            summary.print(console)
-            if summary.status != "ok":
-                console.print(f"[red]error:[/] {summary.error}")
-                return 1
-            if not is_last:
-                first_day = summary.from_date or date.min
-                server.add(traffic(seed=8, end=now, days=1, events=NEW_EVENTS))
-                console.print(f"{NEW_EVENTS:,} more events happen.")
+        first_day = _sync(console, warehouse, "First sync", now)
+        server.add(traffic(seed=8, end=now, days=1, events=NEW_EVENTS))
+        console.print(f"{NEW_EVENTS:,} more events happen.")
+        if first_day is None or _sync(console, warehouse, "Second sync", now) is None:
+            return 1
         expected = _count(server, first_day)
     counted = _counts(warehouse)
     _print(console, counted, expected)
     if counted != expected:
-        console.print("[red]The counts differ.[/]")
+        console.print("[red]The counts differ from the server's own.[/]")
         return 1
-    console.print("Both counts are equal. Everything is in demo.duckdb; to look around:")
+    console.print(f"The counts of all {len(counted):,} subscribers are equal to the server's own.")
+    console.print("Everything is in demo.duckdb; to look around:")
     console.print(f"  {LOOK}", highlight=False, soft_wrap=True)
     return 0
 
@@ -73,19 +71,31 @@ def _configure(server: LocalMixpanel) -> None:
         "SERVICE_ACCOUNT_SECRET": server.secret,
         "TIMEZONE": "UTC",
         "EVENTS": "tracked",
+        "INITIAL_WINDOW_DAYS": "45",
     }.items():
         os.environ[f"SOURCES__MIXPANEL__{name}"] = value
 
 
-def _counts(warehouse: DuckDB) -> dict[str, int]:
-    """What the metrics add up to over all subscribers."""
-    columns = ", ".join(f"sum({name}::bigint)::bigint" for name in metrics())
+def _sync(console: Console, warehouse: DuckDB, title: str, now: datetime) -> date | None:
+    """The first day that was loaded; None when the sync failed."""
+    console.print(f"\n[bold]{title}[/]")
+    summary = sync(warehouse, load_configuration(), now=now)
+    summary.print(console)
+    if summary.status != "ok":
+        console.print(f"[red]error:[/] {summary.error}")
+        return None
+    return summary.from_date
+
+
+def _counts(warehouse: DuckDB) -> Counts:
+    columns = ", ".join(f"{name}::bigint" for name in metrics())
+    query = f"select subscriber_id, {columns} from {MART_SCHEMA}.subscribers"
     with closing(warehouse.connect()) as connection:
-        (totals,) = connection.sql(f"select {columns} from {MART_SCHEMA}.subscribers").fetchall()
-    return dict(zip(metrics(), totals, strict=True))
+        rows = connection.sql(query).fetchall()
+    return {subscriber: dict(zip(metrics(), row, strict=True)) for subscriber, *row in rows}
 
 
-def _count(server: LocalMixpanel, first_day: date) -> dict[str, int]:
+def _count(server: LocalMixpanel, first_day: date) -> Counts:
     """The same from the server's own events, by other means: line by line, in dictionaries."""
     distinct = {}
     for number, line in enumerate(server.lines(first_day, date.max)):
@@ -95,32 +105,35 @@ def _count(server: LocalMixpanel, first_day: date) -> dict[str, int]:
         # Without an $insert_id, every line is an event of its own.
         insert_id = properties.get("$insert_id", number)
         distinct[event["event"], who, properties["time"], insert_id] = event
-    totals = dict.fromkeys(metrics(), 0)
-    flagged: dict[str, set[str]] = {name: set() for name in metrics()}
+    counts: Counts = {}
     for event in distinct.values():
         properties = event["properties"]
         subscriber = next((properties[key] for key in SUBSCRIBER_IDS if properties.get(key)), None)
-        for name, metric in metrics().items():
-            if subscriber is None or metric["event"] != event["event"]:
+        named = {name: how for name, how in metrics().items() if how["event"] == event["event"]}
+        if subscriber is None or not named:
+            continue
+        row = counts.setdefault(subscriber, dict.fromkeys(metrics(), 0))
+        for name, how in named.items():
+            if not all(_contains(properties, *part) for part in how.get("where", {}).items()):
                 continue
-            if not all(_contains(properties, *has) for has in metric.get("where", {}).items()):
+            if any(_contains(properties, *part) for part in how.get("unless", {}).items()):
                 continue
-            if any(_contains(properties, *has) for has in metric.get("unless", {}).items()):
-                continue
-            totals[name] += 1
-            flagged[name].add(subscriber)
-    flags = {name for name, metric in metrics().items() if metric.get("kind") == "flag"}
-    return totals | {name: len(flagged[name]) for name in flags}
+            row[name] = 1 if how.get("kind") == "flag" else row[name] + 1
+    return counts
 
 
 def _contains(properties: dict[str, Any], name: str, text: str) -> bool:
     return text.lower() in str(properties.get(name, "")).lower()
 
 
-def _print(console: Console, counted: dict[str, int], expected: dict[str, int]) -> None:
-    table = Table("metric", title="\nAll subscribers together")
-    table.add_column("mixpanel.subscribers", justify="right")
-    table.add_column("the server's own count", justify="right")
-    for name, total in counted.items():
-        table.add_row(name, f"{total:,}", f"{expected[name]:,}")
+def _print(console: Console, counted: Counts, expected: Counts) -> None:
+    busiest = sorted(counted, key=lambda subscriber: -sum(counted[subscriber].values()))[:2]
+    metric = Column("metric", no_wrap=True)
+    table = Table(metric, *busiest, "all", "server's own", title="\nThe busiest subscribers")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in metrics():
+        some = [f"{counted[subscriber][name]:,}" for subscriber in busiest]
+        totals = [f"{sum(row[name] for row in rows.values()):,}" for rows in (counted, expected)]
+        table.add_row(name, *some, *totals)
     console.print(table)
