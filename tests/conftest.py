@@ -30,7 +30,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = tmp_path / "project" / ".dlt"
     settings.mkdir(parents=True)
     (settings / "config.toml").write_text(
-        '[runtime]\nlog_level = "ERROR"\ndlthub_telemetry = false\n'
+        '[runtime]\nlog_level = "CRITICAL"\ndlthub_telemetry = false\n'
     )
     monkeypatch.setenv("DLT_PROJECT_DIR", str(settings.parent))
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))

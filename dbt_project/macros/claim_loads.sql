@@ -95,7 +95,7 @@
 
 
 {# DuckDB lets one process write. #}
-{% macro default__lock_ledger(ledger) %}{% endmacro %}
+{% macro duckdb__lock_ledger(ledger) %}{% endmacro %}
 
 
 {# Two runs at once would both see a load unclaimed; the second waits here until the first committed. #}

@@ -4,7 +4,7 @@
 {%- endmacro %}
 
 
-{% macro default__property(name, column) -%}
+{% macro postgres__property(name, column) -%}
     ({{ column }} ->> {{ text_literal(name) }})
 {%- endmacro %}
 

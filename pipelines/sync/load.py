@@ -102,6 +102,7 @@ def _configure_dlt() -> None:
     # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
     dlt.config["data_writer.buffer_max_items"] = 1
     dlt.config["data_writer.file_max_items"] = 100_000
+    dlt.config["data_writer.file_max_bytes"] = 64 * 2**20
 
 
 def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
@@ -140,6 +141,6 @@ def _cause(error: BaseException) -> Exception:
         innermost = inner
     step = error.step if isinstance(error, PipelineStepFailed) else "load"
     return SyncError(
-        f"Loading failed in step {step}: {str(innermost).strip()} Neither events nor watermark "
-        "were moved: run again."
+        f"Loading failed in step {step}: {' '.join(str(innermost).split())} What it brought does "
+        "not count, and the watermark is where it was: run again."
     )

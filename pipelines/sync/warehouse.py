@@ -95,6 +95,9 @@ class Warehouse(ABC):
 @dataclass
 class DuckDB(Warehouse):
     path: Path
+    # DuckDB takes 80 % of the machine's memory otherwise; beyond the limit it spills to disk.
+    # It has to hold 2,048 events at once: less would fail when a thousand of them are 1 MB large.
+    memory_limit: str = "2GB"
 
     name = "duckdb"
     holds_nul = True
@@ -113,7 +116,9 @@ class DuckDB(Warehouse):
 
     @property
     def destination(self) -> TDestinationReferenceArg:
-        return dlt.destinations.duckdb(str(self.path))
+        credentials = DuckDbCredentials(str(self.path))
+        credentials.global_config = {"memory_limit": self.memory_limit}
+        return dlt.destinations.duckdb(credentials)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -229,7 +234,8 @@ def open_warehouse(name: str | None) -> Warehouse:
     name = name or configured_destination()
     try:
         if name == "duckdb":
-            return DuckDB(_duckdb_path())
+            limit = dlt.config.get("destination.duckdb.memory_limit", str)
+            return DuckDB(_duckdb_path(), limit or DuckDB.memory_limit)
         if name == "postgres":
             return Postgres(
                 resolve_configuration(PostgresCredentials(), sections=("destination", "postgres"))

@@ -1,5 +1,5 @@
 {# The expression is true of every row; null is not true. #}
-{% test is_true(model, expression, column_name=none) %}
+{% test is_true(model, expression) %}
 
 select *
 from {{ model }}
