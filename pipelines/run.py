@@ -14,7 +14,6 @@ exit codes:
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from mixpanel_export import Mode
     from sync.summary import Summary
 
 EXIT_FAILED = 1
@@ -48,13 +48,30 @@ def main(arguments: list[str] | None = None) -> int:
             return demo()
         return _report(_sync(parser, options), as_json=options.json)
     except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
-        if options.json:
-            print(json.dumps({"status": "failed", "error": str(error)}))
+        _report(_failed(options, str(error)), as_json=options.json)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("error: interrupted. It is safe to run again.", file=sys.stderr)
-        return EXIT_FAILED
+        message = "Interrupted. It is safe to run again."
+        return _report(_failed(options, message), as_json=options.json)
+
+
+def _failed(options: argparse.Namespace, message: str) -> "Summary":
+    """The summary of a sync that did not come to its own end."""
+    from sync.summary import Summary
+    from sync.warehouse import configured_destination
+
+    return Summary(
+        status="failed",
+        mode=_mode(options),
+        destination=options.destination or configured_destination(),
+        error=message,
+    )
+
+
+def _mode(options: argparse.Namespace) -> "Mode":
+    if options.full_refresh:
+        return "full_refresh"
+    return "backfill" if options.from_date else "incremental"
 
 
 def _report(summary: "Summary", *, as_json: bool) -> int:
@@ -62,7 +79,7 @@ def _report(summary: "Summary", *, as_json: bool) -> int:
         print(f"error: {summary.error}", file=sys.stderr)
     if as_json:
         print(summary.as_json())
-    else:
+    elif summary.from_date or summary.status != "failed":
         from rich.console import Console
 
         summary.print(Console())

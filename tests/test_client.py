@@ -154,9 +154,16 @@ def test_a_rate_limit_without_a_time_is_waited_out_ever_longer(mixpanel, client,
 
 def test_a_rate_limit_is_not_waited_out_forever(mixpanel, client, tmp_path, pauses):
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=9, retry_after=3000)
-    with pytest.raises(ExportError, match=r"within 70 minutes .*run again later"):
+    with pytest.raises(ExportError, match=r"rate limit.*70 minutes .*run again later"):
         fetch(client(), tmp_path)
     assert pauses == [3000]
+
+
+def test_a_server_that_says_when_to_come_back_is_believed(mixpanel, client, tmp_path, pauses):
+    mixpanel.fail(Fault.SERVICE_UNAVAILABLE, times=2, retry_after=90)
+    mixpanel.fail(Fault.SERVICE_UNAVAILABLE)
+    fetch(client(retry_pause_seconds=2), tmp_path)
+    assert pauses == [90, 90, 8]
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,10 @@ def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert json.loads(done.stdout)["status"] == "failed"
-    assert message in json.loads(done.stdout)["error"]
+    summary = json.loads(done.stdout)
+    assert list(summary) == [*FIELDS, "error"]
+    assert summary["status"] == "failed"
+    assert message in summary["error"]
 
 
 def test_a_connection_that_is_not_configured_is_said(mixpanel):

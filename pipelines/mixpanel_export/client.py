@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -41,28 +41,30 @@ _ADVICE = {
 
 
 class _Transient(Exception):
-    """An answer worth asking for again."""
+    """An answer worth asking for again, after `retry_after` seconds if the server said so."""
 
-
-class _RateLimited(Exception):
-    def __init__(self, retry_after: float | None) -> None:
-        super().__init__("Mixpanel's rate limit is reached")
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
         self.retry_after = retry_after
+
+
+class _RateLimited(_Transient):
+    pass
 
 
 @dataclass
 class ExportClient:
-    """Fetches whole answers; counts what it took."""
+    """Fetches whole answers."""
 
     settings: MixpanelConfiguration
     sleep: Callable[[float], None] = time.sleep
-    requests_sent: int = field(default=0, init=False)
 
     def fetch(self, window: Window, events: Sequence[str] | None, path: Path) -> Answer:
         """Download the events of `window`, named `events` or all, to `path`, and prove it whole.
 
         A broken answer, a 5xx and a lost connection are asked for again, `attempts` times with
-        growing pauses; a 429 is waited out, `max_wait_minutes` in all.
+        growing pauses; a 429 is waited out. A server that says when to come back is believed, up
+        to `max_wait_minutes` in all.
 
         Raises:
             ExportError: Mixpanel refused, or no whole answer came. Nothing of a broken one is
@@ -74,19 +76,10 @@ class ExportClient:
                 answer = self._download(window, events, path)
                 answer.prove_whole()
                 return answer
-            except _RateLimited as limit:
-                pause = limit.retry_after
-                if pause is None:
-                    pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
+            except _RateLimited as error:
+                reason, told = str(error), error.retry_after
+                pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
                 limited += 1
-                if waited + pause > self.settings.max_wait_minutes * 60:
-                    raise ExportError(
-                        f"Mixpanel's rate limit did not lift within "
-                        f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). Its 60 "
-                        "queries an hour are shared by all tools of the project: run again later."
-                    ) from limit
-                waited += pause
-                logger.warning("Mixpanel's rate limit: waiting %.0f s", pause)
             except (BrokenAnswer, _Transient) as error:
                 failures += 1
                 if failures >= self.settings.attempts:
@@ -94,8 +87,18 @@ class ExportClient:
                         f"No whole answer for {window} in {failures} attempts; the last one: "
                         f"{error}. Nothing of it was loaded: run again later."
                     ) from error
+                reason = str(error)
+                told = error.retry_after if isinstance(error, _Transient) else None
                 pause = self._pause(failures - 1, LONGEST_PAUSE_SECONDS)
-                logger.warning("Asking again in %.0f s: %s", pause, error)
+            pause = pause if told is None else told
+            if waited + pause > self.settings.max_wait_minutes * 60:
+                raise ExportError(
+                    f"{reason}, and that did not change within "
+                    f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). Nothing was "
+                    "loaded: run again later."
+                )
+            waited += pause
+            logger.warning("%s: asking again in %.0f s", reason, pause)
             self.sleep(pause)
 
     def _pause(self, repetitions: int, longest: float) -> float:
@@ -107,7 +110,6 @@ class ExportClient:
             parameters["project_id"] = self.settings.project_id
         if events is not None:
             parameters["event"] = json.dumps(events)
-        self.requests_sent += 1
         try:
             with requests.get(
                 f"{self.settings.host}/api/2.0/export",
@@ -140,14 +142,16 @@ def _announces_its_end(response: requests.Response) -> bool:
 
 def _refuse(response: requests.Response) -> NoReturn:
     status = response.status_code
+    retry_after = _retry_after(response.headers.get("Retry-After"))
     if status == _RATE_LIMITED:
-        raise _RateLimited(_retry_after(response.headers.get("Retry-After")))
+        reason = "Mixpanel's rate limit (60 queries an hour for all tools together) is reached"
+        raise _RateLimited(reason, retry_after)
     # Reading the body may fail like any other; then it is as transient.
     body = response.raw.read(2_000, decode_content=True).decode("utf-8", "replace")
     said = f"Mixpanel answered {status}: {' '.join(body.split())[:300]}"
     if status >= 500:
-        raise _Transient(said)
-    raise ExportError(f"{said} {_ADVICE.get(status, 'Check the configuration.')}")
+        raise _Transient(said, retry_after)
+    raise ExportError(f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}")
 
 
 def _retry_after(value: str | None) -> float | None:

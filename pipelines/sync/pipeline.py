@@ -61,7 +61,7 @@ def sync(
         logger.warning("Another sync of this database is running: %s.", holder)
     except (ExportError, SyncError) as error:
         summary.status, summary.error = "failed", _without_secrets(str(error), warehouse, settings)
-    except (duckdb.Error, psycopg2.Error) as error:
+    except (duckdb.Error, psycopg2.Error, OSError) as error:
         summary.status = "failed"
         said = " ".join(str(error).split())
         summary.error = _without_secrets(
