@@ -9,11 +9,15 @@
 {%- endmacro %}
 
 
-{# One column per declared metric, in the order of their declaration. #}
+{#
+    One column per declared metric, in the order of their declaration. Not `count(*) filter (…)`:
+    there DuckDB reads the properties of every event, in a `case` only of those it is about.
+#}
 {% macro metric_columns() -%}
-    {# Not `filter (where …)`: there DuckDB reads the properties of every event, in a `case` only of those it concerns. #}
-    {%- for name, metric in var('metrics').items() %}
-    count(case when {{ metric_condition(name, metric) }} then 1 end){{ ' > 0' if metric_is_flag(metric) }} as {{ name }}{{ ',' if not loop.last }}
+    {%- for name, metric in var('metrics').items() -%}
+    count(
+        case when {{ metric_condition(name, metric) }} then 1 end
+    ){{ ' > 0' if metric_is_flag(metric) }} as {{ name }}{{ ',\n    ' if not loop.last }}
     {%- endfor %}
 {%- endmacro %}
 
@@ -32,11 +36,9 @@
         ) -%}
     {%- endif -%}
     event = {{ text_literal(metric.event) }}
-    {%- for property_name, text in metric.get('where', {}).items() %}
-        and {{ property_contains(property_name, text) }}
+    {%- for property_name, text in metric.get('where', {}).items() %} and {{ property_contains(property_name, text) }}
     {%- endfor %}
-    {%- for property_name, text in metric.get('unless', {}).items() %}
-        and not {{ property_contains(property_name, text) }}
+    {%- for property_name, text in metric.get('unless', {}).items() %} and not {{ property_contains(property_name, text) }}
     {%- endfor %}
 {%- endmacro %}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import requests
-from mixpanel import BufferedConsumer, Consumer, Mixpanel, MixpanelException  # type: ignore[import-untyped]
+from mixpanel import BufferedConsumer, Consumer, Mixpanel, MixpanelException
 from mixpanel.credentials import ServiceAccountCredentials  # type: ignore[import-untyped]
 
 from local_mixpanel import LocalMixpanel

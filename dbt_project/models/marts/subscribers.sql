@@ -21,8 +21,10 @@ claimed_events as (
     select *
     from {{ ref('stg_mixpanel__events') }}
     where
-        _dlt_load_id in ({{ claimed_loads() }})
-        and {{ is_tracked_event() }}
+        _dlt_load_id in (
+            {{ claimed_loads() | indent(8) }}
+        )
+        and {{ is_tracked_event() | indent(4) }}
         and subscriber_id is not null
 
 ),
@@ -31,7 +33,7 @@ counted as (
 
     select
         subscriber_id,
-        {{ metric_columns() }},
+        {{ metric_columns() | indent(4) }},
         count(*) as events_processed,
         min(occurred_at) as first_event_at,
         max(occurred_at) as last_event_at,

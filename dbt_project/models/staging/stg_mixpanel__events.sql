@@ -38,4 +38,8 @@ left join (
     group by load_id
 ) as loads
     on events._dlt_load_id = loads.load_id
-where (events._dlt_load_id in ({{ completed_loads() }})) is true
+where (
+    events._dlt_load_id in (
+        {{ completed_loads() | indent(4) }}
+    )
+) is true
