@@ -1,7 +1,11 @@
 """What of an export counts as an answer, seen through real connections."""
 
+import gzip
 import re
-from datetime import date, timedelta
+import socket
+import threading
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
@@ -10,8 +14,10 @@ from mixpanel_export.client import ExportClient
 from mixpanel_export.configuration import load_configuration
 from mixpanel_export.errors import ExportError
 from mixpanel_export.window import Window
+from sync.pipeline import sync
 from tests.conftest import NOW
 
+LINE = b'{"event": "x", "properties": {"time": 1}}\n'
 TODAY = Window(NOW.date(), NOW.date())
 BROKEN = {
     Fault.CHUNKED_CUT: "connection failed",
@@ -36,6 +42,33 @@ def events(count, **properties):
         {"event": f"Event {number % 3}", "properties": {"time": time - number, **properties}}
         for number in range(count)
     ]
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Points the source at a server that answers once, with these bytes, and hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(20)
+    monkeypatch.setenv(
+        "SOURCES__MIXPANEL__BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}"
+    )
+
+    def answer(raw):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(raw)
+
+    threads = []
+
+    def serve(raw):
+        threads.append(threading.Thread(target=answer, args=[raw], daemon=True))
+        threads[-1].start()
+
+    yield serve
+    for thread in threads:
+        thread.join()
+    listener.close()
 
 
 @pytest.fixture
@@ -142,8 +175,9 @@ def test_a_rate_limit_is_waited_out_as_told(mixpanel, client, tmp_path, pauses):
 def test_a_rate_limit_may_name_a_date(mixpanel, client, tmp_path, pauses):
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="Wed, 21 Oct 2015 07:28:00 GMT")
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="sometime")
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="Wed, 21 Oct 99999999999 07:28:00 GMT")
     fetch(client(attempts=1, retry_pause_seconds=3), tmp_path)
-    assert pauses == [0, 6]
+    assert pauses == [0, 6, 12]
 
 
 def test_a_rate_limit_without_a_time_is_waited_out_ever_longer(mixpanel, client, tmp_path, pauses):
@@ -152,11 +186,24 @@ def test_a_rate_limit_without_a_time_is_waited_out_ever_longer(mixpanel, client,
     assert pauses == [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
 
 
+def test_a_date_to_come_back_at_is_waited_for(mixpanel, client, tmp_path, pauses):
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after=moment)
+    fetch(client(), tmp_path)
+    assert 80 < pauses[0] <= 100
+
+
+def test_pauses_grow_up_to_a_minute(mixpanel, client, tmp_path, pauses):
+    mixpanel.fail(Fault.INTERNAL_SERVER_ERROR, times=7)
+    fetch(client(attempts=8, retry_pause_seconds=2), tmp_path)
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
+
+
 def test_a_rate_limit_is_not_waited_out_forever(mixpanel, client, tmp_path, pauses):
-    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=9, retry_after=3000)
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=9, retry_after=2000)
     with pytest.raises(ExportError, match=r"rate limit.*70 minutes .*run again later"):
         fetch(client(), tmp_path)
-    assert pauses == [3000]
+    assert pauses == [2000, 2000]
 
 
 def test_a_server_that_says_when_to_come_back_is_believed(mixpanel, client, tmp_path, pauses):
@@ -164,6 +211,37 @@ def test_a_server_that_says_when_to_come_back_is_believed(mixpanel, client, tmp_
     mixpanel.fail(Fault.SERVICE_UNAVAILABLE)
     fetch(client(retry_pause_seconds=2), tmp_path)
     assert pauses == [90, 90, 8]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        pytest.param(b"\r\n" + LINE, "no length and no end", id="plain until it closes"),
+        pytest.param(b"Content-Encoding: gzip\r\n\r\n", "no length and no end", id="nothing"),
+        pytest.param(
+            b"Content-Encoding: br\r\nContent-Length: 4\r\n\r\nabcd", "encoded as br", id="br"
+        ),
+    ],
+)
+def test_an_answer_whose_end_cannot_be_seen_is_not_one(
+    mixpanel, serve, client, tmp_path, raw, message
+):
+    serve(b"HTTP/1.1 200 OK\r\n" + raw)
+    with pytest.raises(ExportError, match=message):
+        fetch(client(attempts=1), tmp_path)
+
+
+def test_gzip_proves_its_own_end(mixpanel, serve, client, tmp_path):
+    serve(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(LINE))
+    assert fetch(client(), tmp_path) == [LINE.rstrip()]
+
+
+def test_a_secret_that_the_server_repeats_is_not_told(mixpanel, serve, warehouse):
+    said = f"no such account: {mixpanel.secret}"
+    serve(f"HTTP/1.1 400 Bad\r\nContent-Length: {len(said)}\r\n\r\n{said}".encode())
+    summary = sync(warehouse, load_configuration(), now=NOW)
+    assert summary.error is not None
+    assert "no such account: ***" in summary.error
 
 
 @pytest.mark.parametrize(

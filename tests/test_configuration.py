@@ -52,6 +52,11 @@ def test_a_project_secret_is_a_user_name_without_password(configure):
     assert configure(project_secret="s3cret").auth == ("s3cret", "")
 
 
+def test_everything_secret_is_known_as_such(configure):
+    settings = configure(**ACCOUNT, project_secret="pr0ject", base_url="http://me:pr0xy@localhost")
+    assert set(settings.secrets) == {"s3cret", "pr0ject", "pr0xy"}
+
+
 def test_settings_come_from_toml_files_too(configure, tmp_path):
     settings = tmp_path / "project" / ".dlt"
     (settings / "secrets.toml").write_text(
@@ -85,6 +90,9 @@ def test_events_are_a_word_or_a_list(configure, value, expected):
         pytest.param(ACCOUNT | {"end_day": "tomorrow"}, "end_day", id="end_day"),
         pytest.param(ACCOUNT | {"initial_window_days": "0"}, "at least 1", id="no window"),
         pytest.param(ACCOUNT | {"initial_window_days": "many"}, "initial_window_days", id="text"),
+        pytest.param(ACCOUNT | {"attempts": "0"}, "at least 1", id="attempts"),
+        pytest.param(ACCOUNT | {"max_wait_minutes": "-1"}, "cannot be negative", id="wait"),
+        pytest.param(ACCOUNT | {"read_timeout_seconds": "0"}, "more than 0", id="timeout"),
         pytest.param(ACCOUNT | {"lookback_hours": "-1"}, "cannot be negative", id="lookback"),
         pytest.param(ACCOUNT | {"events": "some"}, "it can be", id="events"),
         pytest.param(ACCOUNT | {"events": "[]"}, "it can be", id="no events"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,36 +11,42 @@ from pathlib import Path
 
 import pytest
 
-from local_mixpanel import LocalMixpanel, traffic
+from local_mixpanel import Fault, LocalMixpanel, traffic
 from sync.transform import transform
 from tests import recount
 from tests.conftest import NOW
 from tests.warehouses import copy_of, rows, subscribers
 
 RUN = Path(__file__).parents[1] / "pipelines" / "run.py"
-EVENTS = 4000
-KILLS = 5
 
 
-def test_killed_syncs_lose_nothing_and_double_nothing(mixpanel, warehouse, monkeypatch):
+def test_killed_syncs_lose_nothing_and_double_nothing(warehouse, mixpanel, monkeypatch, tmp_path):
     now = datetime.now(UTC)
+    files = tmp_path / "dlt"
+
+    def is_there(pattern):
+        return any(files.glob(f"pipelines/*/{pattern}"))
+
     with LocalMixpanel() as server:
         monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
         monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", "10")
-
-        def happen(seed):
-            server.add(traffic(seed, now, days=3, events=EVENTS, subscribers=50, is_small=True))
-
-        happen(0)
-        started = time.monotonic()
-        assert sync_in_a_process() == 0
-        duration = time.monotonic() - started
-        for kill in range(KILLS):
-            happen(kill + 1)
-            # Spread over the run's second half: the first is spent on importing.
-            sync_in_a_process(kill_after=duration * (0.4 + 0.6 * kill / KILLS))
-        assert sync_in_a_process("--full-refresh", "--skip-transform") == 0
-        assert sync_in_a_process("--skip-load") == 0
+        instants = {
+            "downloading": lambda: is_there("spool/answer"),
+            "extracting": lambda: is_there("mixpanel/normalize/*"),
+            "loading": lambda: is_there("mixpanel/load/normalized/*/started_jobs/events*"),
+            "merging": lambda: is_there("mixpanel/load/normalized/*/completed_jobs/events*"),
+            "transforming": lambda: not is_there("spool"),
+        }
+        for seed, (instant, has_come) in enumerate(instants.items()):
+            server.add(traffic(seed, now, days=3, events=4000, subscribers=50, is_small=True))
+            requests = len(server.requests)
+            process = start_sync()
+            until(process, lambda requests=requests: len(server.requests) > requests)
+            until(process, has_come)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, instant
+        for arguments in (["--full-refresh", "--skip-transform"], ["--skip-load"]):
+            assert start_sync(*arguments).wait() == 0
         loaded = recount.deliver({}, server.lines(date.min, date.max, recount.TRACKED))
     assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(len(loaded),)]
     incremental = subscribers(warehouse)
@@ -49,15 +56,33 @@ def test_killed_syncs_lose_nothing_and_double_nothing(mixpanel, warehouse, monke
         assert incremental == subscribers(copy)
 
 
-def sync_in_a_process(*arguments, kill_after=None):
-    process = subprocess.Popen(
-        [sys.executable, RUN, "--json", *arguments], env=os.environ, stdout=subprocess.DEVNULL
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_a_terminated_sync_says_so(warehouse, mixpanel, monkeypatch):
+    with LocalMixpanel() as server:
+        monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        server.fail(Fault.STALL, seconds=60)
+        process = start_sync(stderr=subprocess.PIPE)
+        until(process, lambda: server.requests)
+        process.terminate()
+        assert process.stderr.read() == b"error: Interrupted. It is safe to run again.\n"
+        process.stderr.close()
+        assert process.wait() == 1
+
+
+def start_sync(*arguments, stderr=None):
+    return subprocess.Popen(
+        [sys.executable, RUN, "--json", *arguments],
+        env=os.environ,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
     )
-    try:
-        return process.wait(kill_after)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+
+
+def until(process, condition):
+    """Wait for something that the process does while it runs."""
+    while not condition():
+        assert process.poll() is None, "the sync ended before"
+        time.sleep(0.001)
 
 
 def stored(warehouse):

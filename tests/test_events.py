@@ -73,11 +73,23 @@ def test_copies_of_an_event_have_its_key(decode, other):
         pytest.param(line(distinct_id="ada", **{"$insert_id": "i2"}), id="insert_id"),
         pytest.param(line(distinct_id="ada", time=NOON + 1, **{"$insert_id": "i1"}), id="time"),
         pytest.param(line(distinct_id=None, **{"$insert_id": "i1"}), id="no distinct_id"),
+        pytest.param(line(distinct_id="", **{"$insert_id": "i1"}), id="empty distinct_id"),
         pytest.param(line(distinct_id="ada"), id="no insert_id"),
     ],
 )
 def test_what_identifies_an_event_changes_its_key(decode, other):
     events, _ = decode(line(distinct_id="ada", **{"$insert_id": "i1"}), other)
+    assert len(set(keys(events))) == 2
+
+
+def test_no_id_is_not_an_empty_id(decode):
+    events, _ = decode(line(**{"$insert_id": "i"}), line(distinct_id="", **{"$insert_id": "i"}))
+    assert len(set(keys(events))) == 2
+
+
+def test_an_empty_insert_id_identifies_nothing(decode):
+    same = line(distinct_id="ada", **{"$insert_id": ""})
+    events, _ = decode(same, same)
     assert len(set(keys(events))) == 2
 
 
@@ -125,6 +137,15 @@ def test_the_last_processed_copy_comes_last_and_the_later_line_breaks_ties(decod
     events, _ = decode(*(line(**{"$insert_id": "i1"}, **copy) for copy in copies))
     ranked = sorted(range(5), key=lambda position: events[position]["copy_order"])
     assert ranked == [2, 0, 4, 1, 3]
+    assert len({event["copy_order"] for event in events}) == 5
+
+
+@pytest.mark.parametrize("processed", [-1, 10**18, "soon", None, [1], 1.5])
+def test_a_processing_time_that_is_none_is_unknown(decode, processed):
+    (event,), rejected = decode(line(mp_processing_time_ms=processed))
+    known = {1.5: datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=UTC)}
+    assert event["processed_at"] == (known.get(processed) if processed != [1] else None)
+    assert rejected == []
 
 
 @pytest.mark.parametrize(
@@ -134,6 +155,12 @@ def test_the_last_processed_copy_comes_last_and_the_later_line_breaks_ties(decod
         pytest.param(b'{"event": "cut', "not JSON", id="half a line"),
         pytest.param(b'{"event": "x", "properties": {"time": NaN}}', "not JSON", id="NaN"),
         pytest.param(b'{"event": "a\xff", "properties": {"time": 1}}', "not UTF-8", id="bytes"),
+        pytest.param(
+            b'{"event": "x", "properties": {"time": 1, "p": "\xff"}}', "not UTF-8", id="property"
+        ),
+        pytest.param(
+            b'{"event": "x", "properties": {"time": 1e400}}', "not a number", id="infinite time"
+        ),
         pytest.param(b"[1, 2]", "not an event", id="an array"),
         pytest.param(b'{"properties": {"time": 1}}', "not an event", id="no event"),
         pytest.param(b'{"event": null, "properties": {"time": 1}}', "not an event", id="null"),
@@ -209,6 +236,7 @@ def test_unusual_distinct_ids_are_kept_as_text(decode, distinct_id, expected):
 @pytest.mark.parametrize(
     ("escaped", "with_nul", "without_nul", "replaced"),
     [
+        pytest.param(r"\uD83D\uDE00", r"\uD83D\uDE00", r"\uD83D\uDE00", (0, 0), id="capitals"),
         pytest.param(r"a\u0000b", r"a\u0000b", r"a\ufffdb", (0, 1), id="NUL"),
         pytest.param(r"\ud83d\ude00", r"\ud83d\ude00", r"\ud83d\ude00", (0, 0), id="whole pair"),
         pytest.param(r"\ud83dx", r"\ufffdx", r"\ufffdx", (1, 1), id="high half"),
@@ -248,6 +276,32 @@ def test_old_projects_write_wall_clock_times(decode):
         datetime(2026, 3, 10, 11, tzinfo=UTC),
         datetime(2026, 7, 1, 10, tzinfo=UTC),
     ]
+
+
+@pytest.mark.parametrize(
+    ("wall_clock", "expected"),
+    [
+        pytest.param(
+            datetime(2026, 10, 25, 2, 30, tzinfo=UTC),
+            datetime(2026, 10, 25, 0, 30, tzinfo=UTC),
+            id="the hour that autumn repeats is the earlier one",
+        ),
+        pytest.param(
+            datetime(2026, 3, 29, 2, 30, tzinfo=UTC),
+            datetime(2026, 3, 29, 1, 0, tzinfo=UTC),
+            id="the hour that spring leaves out is the instant of the change",
+        ),
+    ],
+)
+def test_hours_that_a_clock_shows_twice_or_never(decode, wall_clock, expected):
+    (event,), _ = decode(line(time=int(wall_clock.timestamp())), timezone="Europe/Berlin")
+    assert event["occurred_at"] == expected
+
+
+def test_the_first_and_the_last_second_are_events(decode):
+    events, rejected = decode(line(time=0), line(time=253_402_214_399))
+    assert [event["occurred_at"].year for event in events] == [1970, 9999]
+    assert rejected == []
 
 
 def test_terminated_early_is_never_a_line(decode):

@@ -71,11 +71,27 @@ def test_the_watermark_never_goes_back(mixpanel, run_sync):
     assert earlier.watermark == NOW
 
 
+def test_a_full_refresh_sets_the_watermark_anew(mixpanel, run_sync):
+    mixpanel.add([event()])
+    run_sync(skip_transform=True)
+    earlier = NOW - timedelta(hours=6)
+    assert run_sync(now=earlier, full_refresh=True, skip_transform=True).watermark == earlier
+
+
+def test_an_event_at_the_end_of_time_is_loaded(mixpanel, run_sync, monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__TIMEZONE", "America/Los_Angeles")
+    last = json.dumps({"event": "$ae_session", "properties": {"time": 253_402_214_399}})
+    mixpanel.add_lines(NOW.date(), [last.encode()], event="$ae_session")
+    summary = run_sync(skip_transform=True)
+    assert (summary.status, summary.events_new, summary.watermark) == ("ok", 1, NOW)
+
+
 def test_an_empty_project_is_synced_and_shows_no_subscribers(mixpanel, warehouse, run_sync):
     summary = run_sync()
     assert (summary.status, summary.mode, summary.watermark) == ("ok", "first", None)
     assert summary.subscribers == 0
     assert rows(warehouse, "select * from mixpanel.stg_mixpanel__events") == []
+    assert rows(warehouse, "select * from mixpanel_raw.rejected_lines") == []
     mixpanel.add([event()])
     assert run_sync().mode == "first"
     assert run_sync().mode == "incremental"
@@ -295,6 +311,23 @@ def test_a_model_that_fails_is_a_failure_and_the_load_is_kept(mixpanel, warehous
     assert summary.events_new == 1
     assert run_sync(full_refresh=True).status == "ok"
     assert set(subscribers(warehouse)) == {"ada", "eve"}
+
+
+def test_a_changed_metric_asks_for_a_full_refresh(mixpanel, warehouse, run_sync):
+    mixpanel.add([event()])
+    run_sync()
+    warehouse.execute("update mixpanel.counted_loads set definition_hash = 'another'")
+    summary = run_sync()
+    assert (summary.status, "--full-refresh" in str(summary.error)) == ("failed", True)
+    assert run_sync(full_refresh=True).status == "ok"
+    assert run_sync().status == "ok"
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_postgresql_has_the_indexes_that_a_sync_needs(mixpanel, warehouse, run_sync):
+    run_sync(skip_transform=True)
+    found = rows(warehouse, "select indexname from pg_indexes where schemaname = 'mixpanel_raw'")
+    assert {("events_event_key",), ("events_dlt_load_id",)} <= set(found)
 
 
 def test_only_transforming_counts_what_was_only_loaded(mixpanel, warehouse, run_sync):

@@ -124,12 +124,13 @@ class ExportClient:
                 encoding = response.headers.get("Content-Encoding", "identity").lower()
                 if encoding not in ("gzip", "identity"):
                     raise BrokenAnswer(f"the answer came encoded as {encoding}")
-                if encoding != "gzip" and not _announces_its_end(response):
-                    raise BrokenAnswer("the answer has no length and no end that could be checked")
                 with path.open("wb") as body:
                     # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
                     for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
                         body.write(chunk)
+                has_trailer = encoding == "gzip" and path.stat().st_size > 0
+                if not has_trailer and not _announces_its_end(response):
+                    raise BrokenAnswer("the answer has no length and no end that could be checked")
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _Transient(f"the connection failed ({_root(error)})") from error
         return Answer(path, is_gzip=encoding == "gzip")
@@ -158,11 +159,11 @@ def _retry_after(value: str | None) -> float | None:
     """Seconds to wait as the header says, in seconds or as an HTTP date; None when it does not."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)

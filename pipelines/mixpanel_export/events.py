@@ -45,8 +45,8 @@ REJECTED_LINES = pa.schema(
     ]
 )
 
-# 9999-12-31, the last day that Python, Arrow, DuckDB and PostgreSQL all can hold.
-_LAST_SECOND = 253_402_300_799
+# 9999-12-30: the day after is the last one that Python can hold, and not in every time zone.
+_LAST_SECOND = 253_402_214_399
 # Milliseconds since 1970 need 42 bits until 2109, which leaves 21 bits of a positive bigint.
 _POSITION_BITS = 21
 _LAST_PROCESSED_MS = 2**42 - 1

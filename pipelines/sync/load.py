@@ -135,6 +135,8 @@ def _cause(error: BaseException) -> Exception:
     while True:
         if isinstance(innermost, ExportError):
             return innermost
+        if isinstance(innermost, KeyboardInterrupt):
+            raise innermost
         inner = innermost.__cause__ or innermost.__context__
         if inner is None:
             break

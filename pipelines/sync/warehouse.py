@@ -199,7 +199,8 @@ class Postgres(Warehouse):
                     "select application_name || ', since ' || "
                     "to_char(backend_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC') "
                     "from pg_stat_activity where pid in (select pid from pg_locks "
-                    "where locktype = 'advisory' and granted "
+                    "where locktype = 'advisory' and granted and database = "
+                    "(select oid from pg_database where datname = current_database()) "
                     f"and objid = ({key}::bigint & 4294967295)::oid)"
                 )
                 holder = cursor.fetchone()
