@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,9 @@ from dlt.common.versioned_state import compress_state, decompress_state
 from local_mixpanel import Fault
 from mixpanel_export.configuration import load_configuration
 from mixpanel_export.window import Window
+from sync.errors import SyncError
 from sync.pipeline import sync
+from sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -328,6 +331,18 @@ def test_postgresql_has_the_indexes_that_a_sync_needs(mixpanel, warehouse, run_s
     run_sync(skip_transform=True)
     found = rows(warehouse, "select indexname from pg_indexes where schemaname = 'mixpanel_raw'")
     assert {("events_event_key",), ("events_dlt_load_id",)} <= set(found)
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_two_transformations_cannot_claim_at_once(mixpanel, warehouse, run_sync, monkeypatch):
+    mixpanel.add([event()])
+    run_sync()
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=500")
+    with closing(warehouse.connect()) as claiming, claiming.cursor() as cursor:
+        cursor.execute("lock table mixpanel.counted_loads in row exclusive mode")
+        with pytest.raises(SyncError, match="lock timeout"):
+            transform(warehouse)
+    transform(warehouse)
 
 
 def test_only_transforming_counts_what_was_only_loaded(mixpanel, warehouse, run_sync):
