@@ -2,11 +2,12 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock
+.PHONY: help setup demo test chaos lint lock
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   all tests"
+	@echo "make chaos  200 random histories on each database, about an hour on 2 cores"
 	@echo "make lint   code style, types and SQL style"
 	@echo "make setup  .venv with everything pinned; the others do it when it is due"
 	@echo "make lock   newer versions into the lock files"
@@ -29,6 +30,12 @@ demo: setup
 
 test: setup
 	.venv/bin/python -m pytest
+
+# HISTORIES=n makes it longer or shorter.
+chaos: setup
+	HISTORIES=$(HISTORIES) .venv/bin/python -m pytest tests/test_histories.py
+
+HISTORIES ?= 200
 
 lint: setup
 	.venv/bin/ruff check .

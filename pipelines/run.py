@@ -3,14 +3,15 @@
     python pipelines/run.py                     load what is new, then build the models
     python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
     python pipelines/run.py --full-refresh
+    python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
     python pipelines/run.py demo                try it against a local Mixpanel
 
 Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the README lists them.
 
 exit codes:
-  0  done, or skipped because another sync is running
-  1  failed; it is always safe to run again
-  2  wrong usage or configuration
+  0  done, or skipped because another sync is running; audit: equal, or healed
+  1  failed; it is always safe to run again; audit: the counts differ
+  2  wrong usage or configuration; audit: not possible
 """
 
 import argparse
@@ -18,16 +19,20 @@ import logging
 import os
 import signal
 import sys
+import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from mixpanel_export import Mode
+    from sync.audit import Audit
+    from sync.progress import Progress
     from sync.summary import Summary
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,13 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
             from demo import demo
 
             return demo()
+        if options.command == "audit":
+            return _report_audit(_audit(options), as_json=options.json)
         return _report(_sync(parser, options), as_json=options.json)
     except ConfigurationError as error:
         _report(_failed(options, str(error)), as_json=options.json)
         return EXIT_USAGE
     except KeyboardInterrupt:
         message = "Interrupted. It is safe to run again."
-        return _report(_failed(options, message), as_json=options.json)
+        code = _report(_failed(options, message), as_json=options.json)
+        return EXIT_AUDIT["impossible"] if options.command == "audit" else code
 
 
 def _failed(options: argparse.Namespace, message: str) -> "Summary":
@@ -86,6 +94,42 @@ def _report(summary: "Summary", *, as_json: bool) -> int:
     return EXIT_FAILED if summary.status == "failed" else 0
 
 
+def _report_audit(audit: "Audit", *, as_json: bool) -> int:
+    if audit.error:
+        print(f"error: {audit.error}", file=sys.stderr)
+    if as_json:
+        print(audit.as_json())
+    else:
+        from rich.console import Console
+
+        audit.print(Console())
+    return EXIT_AUDIT[audit.status]
+
+
+def _audit(options: argparse.Namespace) -> "Audit":
+    from mixpanel_export.configuration import load_configuration
+    from sync.audit import DEFAULT_DAYS
+    from sync.pipeline import audit_only
+    from sync.warehouse import open_warehouse
+
+    return audit_only(
+        open_warehouse(options.destination),
+        load_configuration(),
+        now=datetime.now(UTC),
+        days=options.days or DEFAULT_DAYS,
+        heal=options.heal,
+        skip_transform=options.skip_transform,
+        progress=_progress(as_json=options.json),
+    )
+
+
+def _progress(*, as_json: bool) -> "Progress":
+    from sync.progress import LiveProgress, LoggedProgress
+
+    logging.getLogger("sync.progress").setLevel(logging.INFO)
+    return LiveProgress() if sys.stderr.isatty() and not as_json else LoggedProgress()
+
+
 def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> "Summary":
     from mixpanel_export.configuration import load_configuration
     from mixpanel_export.window import Window, last_day
@@ -108,6 +152,7 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> "Summ
         backfill=backfill,
         full_refresh=options.full_refresh,
         skip_transform=options.skip_transform,
+        progress=_progress(as_json=options.json),
     )
 
 
@@ -123,8 +168,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["demo"],
-        help="demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
+        choices=["audit", "demo"],
+        help="audit: compare what is loaded with Mixpanel's own counts; "
+        "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
+    )
+    parser.add_argument(
+        "--days",
+        type=_number_of_days,
+        metavar="N",
+        help="audit: the last N days, today included (default 7)",
+    )
+    parser.add_argument(
+        "--heal", action="store_true", help="audit: load the days again of which events are missing"
     )
     parser.add_argument(
         "--from-date",
@@ -163,6 +218,12 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--full-refresh loads the initial window: give it or days, not both")
     if options.skip_load and options.skip_transform:
         parser.error("--skip-load and --skip-transform together leave nothing to do")
+    if options.command != "audit" and (options.days or options.heal):
+        parser.error("--days and --heal belong to audit")
+    if options.command == "audit" and (
+        options.from_date or options.full_refresh or options.skip_load
+    ):
+        parser.error("audit takes --days, --heal, --skip-transform, --destination and --json")
     if options.skip_load and options.from_date:
         parser.error("--from-date says what to load, --skip-load not to")
 
@@ -174,9 +235,21 @@ def _day(text: str) -> date:
         raise argparse.ArgumentTypeError(f"{text!r} is not a day like 2026-01-31") from None
 
 
+def _number_of_days(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return int(text)
+
+
 def _terminate(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if any(thread.name == "download" for thread in threading.enumerate()):
+        # Python would tear down its modules under downloads that still wait for a silent server.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
@@ -92,3 +93,14 @@ def run_sync(mixpanel: LocalMixpanel, warehouse: Warehouse) -> Callable[..., Sum
         return sync(warehouse, load_configuration(), now=now, **arguments)
 
     return run_sync
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the random histories did, so that nobody trusts those that did nothing."""
+    did = Counter[str]()
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == "did":
+                did.update(value)
+    for action, times in sorted(did.items()):
+        terminalreporter.write_line(f"{times:6} {action.replace('_', ' ')}")

@@ -10,9 +10,11 @@ from email.utils import format_datetime
 import pytest
 
 from local_mixpanel import Fault
-from mixpanel_export.client import ExportClient
+from mixpanel_export.budget import RequestBudget
+from mixpanel_export.client import MixpanelClient
 from mixpanel_export.configuration import load_configuration
 from mixpanel_export.errors import ExportError
+from mixpanel_export.plan import Request
 from mixpanel_export.window import Window
 from sync.pipeline import sync
 from tests.conftest import NOW
@@ -71,24 +73,43 @@ def serve(monkeypatch):
     listener.close()
 
 
-@pytest.fixture
-def pauses():
-    return []
+class Clock:
+    """A clock that goes on only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.pauses = list[float]()
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.seconds += seconds
 
 
 @pytest.fixture
-def client(mixpanel, pauses, monkeypatch):
-    def client(**settings):
-        for name, value in settings.items():
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def pauses(clock):
+    return clock.pauses
+
+
+@pytest.fixture
+def client(mixpanel, clock, monkeypatch):
+    def client(**changes):
+        for name, value in changes.items():
             monkeypatch.setenv(f"SOURCES__MIXPANEL__{name.upper()}", str(value))
-        return ExportClient(load_configuration(), sleep=pauses.append)
+        settings = load_configuration()
+        budget = RequestBudget(settings.requests_per_hour, clock=lambda: clock.seconds)
+        return MixpanelClient(settings, budget, sleep=clock.sleep)
 
     return client
 
 
 def fetch(client, path, window=TODAY, names=None):
     """The lines of the answer to one fetch."""
-    answer = client.fetch(window, names, path / "answer")
+    answer = client.fetch(Request(window), names, path / "answer")
     return b"".join(answer.blocks()).splitlines()
 
 
@@ -177,7 +198,7 @@ def test_a_rate_limit_may_name_a_date(mixpanel, client, tmp_path, pauses):
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="sometime")
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="Wed, 21 Oct 99999999999 07:28:00 GMT")
     fetch(client(attempts=1, retry_pause_seconds=3), tmp_path)
-    assert pauses == [0, 6, 12]
+    assert pauses == [6, 12]
 
 
 def test_a_rate_limit_without_a_time_is_waited_out_ever_longer(mixpanel, client, tmp_path, pauses):

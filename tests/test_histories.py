@@ -1,10 +1,16 @@
-"""Whatever happened, in whatever order: incremental = full refresh = recount."""
+"""Whatever happened, in whatever order: incremental = full refresh = recount.
+
+`make chaos` runs many more of these.
+"""
 
 import json
+import os
 import random
-from collections.abc import Callable, Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,15 +18,20 @@ import pytest
 from local_mixpanel import Fault, LocalMixpanel
 from mixpanel_export.configuration import load_configuration
 from mixpanel_export.window import Window
-from sync.pipeline import sync
+from sync.pipeline import audit_only, sync
 from sync.summary import Summary
 from sync.transform import transform
 from sync.warehouse import Warehouse
 from tests import recount
+from tests.children import EXIT_CODES, start_sync, wait_until_quiet
 from tests.conftest import NOW
+from tests.postgresql import Server
 from tests.warehouses import copy_of, rows, subscribers
 
-STEPS = 14
+HISTORIES = int(os.environ.get("HISTORIES", "15"))
+STEPS = 8
+# A sync of so few events takes about this long: it may be killed at any instant of it.
+SECONDS_TO_KILL_IN = 2.5
 BROKEN = [
     Fault.CHUNKED_CUT,
     Fault.LENGTH_CUT,
@@ -35,6 +46,8 @@ BROKEN = [
     Fault.INTERNAL_SERVER_ERROR,
 ]
 
+Events = dict[Hashable, recount.Event]
+
 
 @dataclass
 class History:
@@ -43,16 +56,19 @@ class History:
     warehouse: Warehouse
     mixpanel: LocalMixpanel
     random: random.Random
+    server: Server | None
+    """The server of a warehouse that is one."""
     now: datetime = NOW - timedelta(days=20)
+    cursor: str = "occurred_at"
     sent: list[recount.Event] = field(default_factory=list)
-    loaded: dict[Hashable, recount.Event] = field(default_factory=dict)
-    counted: dict[Hashable, recount.Event] | None = None
+    loaded: Events = field(default_factory=dict)
+    counted: Events | None = None
     """The events at the last transformation; None before the first."""
+    did: Counter[str] = field(default_factory=Counter)
 
     def step(self) -> str:
         """Do something at random and return what."""
         actions: list[Callable[[], str | None]] = [
-            self.sync,
             self.sync,
             self.sync,
             self.sync_without_transform,
@@ -60,13 +76,24 @@ class History:
             self.backfill,
             self.full_refresh,
             self.failing_sync,
+            self.cut_that_cannot_be_seen,
+            self.switch_cursor,
+            self.killed_sync,
+            self.killed_sync,
+            self.sync_on_a_full_disk,
+            self.two_syncs_at_once,
+            self.sync_with_a_wrong_clock,
         ]
+        if self.server is not None:
+            actions.append(self.sync_while_the_server_restarts)
         action = self.random.choice(actions)
         self.happen()
-        return action() or action.__name__
+        done = action() or action.__name__
+        self.did[action.__name__] += 1
+        return done
 
     def happen(self) -> None:
-        """Time passes; events happen, arrive late, and arrive again."""
+        """Time passes; events happen, arrive minutes to 40 days late, and arrive again."""
         choose = self.random
         self.now += timedelta(hours=choose.choice([0, 1, 5, 26]))
         events = []
@@ -99,14 +126,14 @@ class History:
         return {"event": name, "properties": properties}
 
     def sync(self, **arguments: Any) -> str | None:
-        summary = self._sync(**arguments)
+        with self._delivering() as delivered:
+            summary = self._sync(**arguments)
         assert summary.status == "ok", summary.error
-        before = len(self.loaded)
-        lines = self._lines(summary)
-        self.loaded = recount.deliver(self.loaded, lines)
-        assert summary.events_received == len(lines)
+        before, lines = len(self.loaded), delivered.lines
+        self.loaded = delivered.everything
+        assert summary.events_received == lines
         assert summary.events_new == len(self.loaded) - before
-        assert summary.events_duplicate == len(lines) - summary.events_new
+        assert summary.events_duplicate == lines - summary.events_new
         if not arguments.get("skip_transform"):
             self.counted = self.loaded
         return None
@@ -114,16 +141,31 @@ class History:
     def _sync(self, **arguments: Any) -> Summary:
         return sync(self.warehouse, load_configuration(), now=self.now, **arguments)
 
-    def _lines(self, summary: Summary) -> list[bytes]:
-        assert summary.from_date is not None
-        assert summary.to_date is not None
-        return self.mixpanel.lines(summary.from_date, summary.to_date, recount.TRACKED)
+    @contextmanager
+    def _delivering(self) -> Iterator["Delivered"]:
+        """What Mixpanel delivers meanwhile."""
+        delivered = Delivered(self.loaded)
+        before = len(self.mixpanel.requests)
+        yield delivered
+        for request in self.mixpanel.requests[before:]:
+            if request.path == "/api/2.0/export" and request.status == 200:
+                query = request.query
+                lines = self.mixpanel.lines(
+                    date.fromisoformat(query["from_date"]),
+                    date.fromisoformat(query["to_date"]),
+                    recount.TRACKED,
+                    where=query.get("where"),
+                )
+                delivered.everything = recount.deliver(delivered.everything, lines)
+                delivered.lines += len(lines)
 
     def sync_without_transform(self) -> None:
         self.sync(skip_transform=True)
 
     def transform_twice(self) -> str | None:
-        if not self.loaded:
+        if not rows(self.warehouse, "select 1 from information_schema.tables limit 1"):
+            return "nothing to transform yet"
+        if not self.warehouse.has_table("mixpanel_raw", "events"):
             return "nothing to transform yet"
         transform(self.warehouse)
         transform(self.warehouse)
@@ -131,41 +173,182 @@ class History:
         return None
 
     def backfill(self) -> None:
+        self.sync(backfill=self._some_days())
+
+    def _some_days(self) -> Window:
         day = (self.now - timedelta(days=self.random.randrange(45))).date()
-        self.sync(backfill=Window(day, min(day + timedelta(days=3), self.now.date())))
+        return Window(day, min(day + timedelta(days=3), self.now.date()))
 
     def full_refresh(self) -> None:
         self.sync(full_refresh=True)
 
     def failing_sync(self) -> str:
         fault = self.random.choice(BROKEN)
-        self.mixpanel.fail(fault, times=2, at=self.random.random())
-        summary = self._sync()
+        self.mixpanel.fail(fault, times=9, at=self.random.random())
+        with self._delivering() as delivered:
+            summary = self._sync()
+        self.mixpanel.forgive()
         assert summary.status == "failed"
+        self._accept_some_of(delivered)
         return f"sync that fails with {fault.name}"
+
+    def cut_that_cannot_be_seen(self) -> str | None:
+        """An answer lacks lines and is whole to all appearances; the audit loads them."""
+        self.mixpanel.fail(Fault.LINES_MISSING, times=9, at=self.random.random())
+        with self._delivering() as delivered:
+            summary = self._sync(skip_transform=True)
+            assert summary.status == "ok", summary.error
+        self.mixpanel.forgive()
+        self._accept_some_of(delivered)
+        with self._delivering() as delivered:
+            audit = audit_only(
+                self.warehouse, load_configuration(), now=self.now, days=45, heal=True
+            )
+        assert audit.status in ("equal", "healed"), audit
+        self.loaded = delivered.everything
+        everything = self.mixpanel.lines(
+            (self.now - timedelta(days=44)).date(), self.now.date(), recount.TRACKED
+        )
+        assert recount.deliver({}, everything).keys() <= self.loaded.keys()
+        if audit.healed_days:
+            self.counted = self.loaded
+        return None
+
+    def switch_cursor(self) -> str:
+        self.cursor = "occurred_at" if self.cursor == "processed_at" else "processed_at"
+        os.environ["SOURCES__MIXPANEL__CURSOR"] = self.cursor
+        return f"sync by {self.cursor}{self.sync() or ''}"
+
+    def killed_sync(self) -> str:
+        choose = self.random
+        arguments: dict[str, Any] = choose.choice(
+            [{}, {}, {"full_refresh": True}, {"backfill": self._some_days()}]
+        )
+        seconds = choose.random() * SECONDS_TO_KILL_IN
+        with self._delivering() as delivered:
+            process = start_sync(self.now, **arguments)
+            process.join(seconds)
+            was_alive = process.is_alive()
+            process.kill()
+            process.join()
+            wait_until_quiet(self.warehouse)
+        self._accept_some_of(delivered)
+        self.did["killed while it ran"] += was_alive
+        return f"sync {arguments} killed after {seconds:.2f} s"
+
+    def sync_on_a_full_disk(self) -> str:
+        file_bytes = self.random.choice([20_000, 200_000, 2_000_000])
+        code = self._sync_apart(file_bytes=file_bytes)
+        return f"sync with files of at most {file_bytes} bytes: {code}"
+
+    def two_syncs_at_once(self) -> None:
+        with self._delivering() as delivered:
+            processes = [start_sync(self.now) for _ in range(2)]
+            for process in processes:
+                process.join()
+        codes = sorted(process.exitcode or 0 for process in processes)
+        assert codes in ([0, 0], [0, EXIT_CODES["skipped"]]), codes
+        self.did["skipped"] += codes[1] != 0
+        self._accept_some_of(delivered)
+
+    def sync_with_a_wrong_clock(self) -> str:
+        right = self.now
+        self.now += self.random.choice([-1, 1]) * timedelta(days=3) * self.random.random()
+        wrong = self.now
+        self.sync()
+        self.now = right
+        return f"sync at {right} with a clock that shows {wrong}"
+
+    def sync_while_the_server_restarts(self) -> str:
+        assert self.server is not None
+        with self._delivering() as delivered:
+            process = start_sync(self.now)
+            process.join(self.random.random() * SECONDS_TO_KILL_IN)
+            self.server.restart()
+            process.join()
+            wait_until_quiet(self.warehouse)
+        self._accept_some_of(delivered)
+        return f"sync while the server restarts: {process.exitcode}"
+
+    def _sync_apart(self, **arguments: Any) -> int | None:
+        with self._delivering() as delivered:
+            process = start_sync(self.now, **arguments)
+            process.join()
+            wait_until_quiet(self.warehouse)
+        self._accept_some_of(delivered)
+        return process.exitcode
+
+    def _accept_some_of(self, delivered: "Delivered") -> None:
+        """A sync came to no known end: it may have loaded and counted all, some or nothing."""
+        found = stored(self.warehouse)
+        assert found.keys() >= self.loaded.keys(), "something was lost"
+        assert found.keys() <= delivered.everything.keys(), "something was invented"
+        assert {key: found[key] for key in self.loaded} == self.loaded
+        self.loaded = found
+        if not self.warehouse.has_table("mixpanel", "subscribers"):
+            return
+        counts = subscribers(self.warehouse)
+        if counts != recount.subscribers((self.counted or {}).values()):
+            assert counts == recount.subscribers(self.loaded.values())
+            self.counted = self.loaded
 
     def check(self) -> None:
         """Compare the warehouse with what it has to hold."""
-        if self.loaded:
-            keys = rows(self.warehouse, "select count(*) from mixpanel_raw.events")
-            assert keys == [(len(self.loaded),)]
-        if self.counted is None:
-            return
-        assert subscribers(self.warehouse) == recount.subscribers(self.counted.values())
+        assert stored(self.warehouse) == self.loaded
+        if self.counted is not None:
+            assert subscribers(self.warehouse) == recount.subscribers(self.counted.values())
+
+    def check_full_refresh(self) -> None:
+        """Compare incremental counts, counts made anew, and the recount."""
+        self.sync()
+        self.check()
         with copy_of(self.warehouse) as copy:
             transform(copy, full_refresh=True)
+            assert subscribers(copy) == subscribers(self.warehouse)
             assert subscribers(copy) == recount.subscribers(self.loaded.values())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_event_counts_once_after_any_history(warehouse, mixpanel, monkeypatch, seed):
+@dataclass
+class Delivered:
+    """What answers brought to what was loaded before."""
+
+    everything: Events
+    lines: int = 0
+
+
+def stored(warehouse: Warehouse) -> Events:
+    """The events of the completed loads, in Mixpanel's form."""
+    if not warehouse.has_table("mixpanel_raw", "events"):
+        return {}
+    found = rows(
+        warehouse,
+        "select event, cast(properties as text) from mixpanel_raw.events where _dlt_load_id in "
+        "(select load_id from mixpanel_raw._dlt_loads where status = 0)",
+    )
+    lines = [f'{{"event": {json.dumps(event)}, "properties": {text}}}' for event, text in found]
+    events = recount.deliver({}, [line.encode() for line in lines])
+    assert len(events) == len(found), "an event is stored twice"
+    return events
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_every_event_counts_once_after_any_history(
+    request, warehouse, mixpanel, monkeypatch, record_property, seed
+):
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "2")
-    history = History(warehouse, mixpanel, random.Random(seed))
+    monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", "occurred_at")
+    monkeypatch.setenv("SOURCES__MIXPANEL__ARRIVAL_DAYS", "45")
+    server = request.getfixturevalue("postgresql") if warehouse.name == "postgres" else None
+    history = History(warehouse, mixpanel, random.Random(seed), server)
     done = []
-    for _ in range(STEPS):
-        done.append(history.step())
-        try:
+    try:
+        for _ in range(STEPS):
+            done.append(history.step())
             history.check()
-        except AssertionError as error:
-            error.add_note(f"after {json.dumps(done, indent=1)}")
-            raise
+        done.append("sync, and a full refresh of a copy")
+        history.check_full_refresh()
+    except AssertionError as error:
+        error.add_note(f"after {json.dumps(done, indent=1)}")
+        raise
+    finally:
+        record_property("did", dict(history.did))

@@ -27,6 +27,8 @@ FIELDS = [
     "subscribers",
     "duration_seconds",
 ]
+# A line every few seconds, on a machine that is slow.
+PROGRESS = {"Starting", "Building the models"}
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_json_is_the_last_line_of_stdout_and_nothing_else_is_there(server, wareh
     assert summary["from_date"] == str(today.date() - timedelta(days=44))
     assert (summary["events_received"], summary["subscribers"]) == (3, 1)
     assert datetime.fromisoformat(summary["watermark"]) <= datetime.now(UTC)
-    assert done.stderr == ""
+    assert set(done.stderr.splitlines()) <= PROGRESS
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)

@@ -1,10 +1,12 @@
 """Events in memory, by UTC day, in the order in which they arrived."""
 
 import json
+import math
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from bisect import bisect_right, insort
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import islice
@@ -19,6 +21,7 @@ _END_OF_DATES = 253_402_300_800
 # Marks a line that was added as bytes: it has no time that we know of.
 _UNKNOWN = -1
 
+Matches = Callable[[bytes], bool]
 _Encode = Callable[[Any], str]
 _encode_utf8: _Encode = json.JSONEncoder(
     separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -33,6 +36,7 @@ class _Day:
     lines: list[bytes] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
     times_ms: "array[int]" = field(default_factory=lambda: array("q"))
+    visible_from: "array[float]" = field(default_factory=lambda: array("d"))
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,27 @@ class Selection:
 
     version: int
     """Equal versions of a store mean equal contents."""
-    _days: list[tuple[_Day, int]]
+    _days: list[tuple[date, _Day, int]]
     _events: Collection[str] | None
     _time_in_ms: bool
+    _now: float
+    _matches: Matches | None
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines, without line ends, in order of arrival within each day."""
-        for day, count in self._days:
-            rows = zip(day.lines, day.names, day.times_ms, strict=False)
-            for line, name, time_ms in islice(rows, count):
-                if self._events is None or name in self._events:
-                    yield _in_milliseconds(line, time_ms) if self._time_in_ms else line
+        for _, line in self.lines_by_day():
+            yield line
+
+    def lines_by_day(self) -> Iterator[tuple[date, bytes]]:
+        """The same, each with its day."""
+        for date_of_day, day, count in self._days:
+            rows = zip(day.lines, day.names, day.times_ms, day.visible_from, strict=False)
+            for line, name, time_ms, visible_from in islice(rows, count):
+                if self._events is not None and name not in self._events:
+                    continue
+                if visible_from > self._now or (self._matches and not self._matches(line)):
+                    continue
+                yield date_of_day, _in_milliseconds(line, time_ms) if self._time_in_ms else line
 
 
 class EventStore:
@@ -60,12 +74,14 @@ class EventStore:
     def __init__(self) -> None:
         self._days: dict[int, _Day] = {}
         self._version = 0
+        self._becoming_visible: list[float] = []
         self._lock = threading.Lock()
 
-    def add(self, events: Iterable[Mapping[str, Any]]) -> int:
+    def add(self, events: Iterable[Mapping[str, Any]], visible_from: float = 0.0) -> int:
         """Append `{"event": str, "properties": {"time": seconds, …}}` each; return how many.
 
-        `time` is cut to whole seconds in a line, as the export does, and moved to the front.
+        `time` is cut to whole seconds in a line, as the export does, and moved to the front. Until
+        `visible_from`, in seconds since 1970 UTC, selections are without them.
 
         Raises:
             ValueError: An event has no name or no time, or holds a NaN or an infinity.
@@ -75,9 +91,12 @@ class EventStore:
         while batch := list(islice(encoded, _BATCH)):
             with self._lock:
                 for ordinal, line, name, time_ms in batch:
-                    self._append(ordinal, line, name, time_ms)
+                    self._append(ordinal, line, name, time_ms, visible_from)
                 self._version += 1
             count += len(batch)
+        if visible_from:
+            with self._lock:
+                insort(self._becoming_visible, visible_from)
         return count
 
     def add_lines(self, day: date, lines: Iterable[bytes], event: str | None) -> None:
@@ -100,21 +119,64 @@ class EventStore:
         to_date: date,
         events: Collection[str] | None,
         time_in_ms: bool,
+        now: float = math.inf,
+        matches: Matches | None = None,
     ) -> Selection:
-        """The events of UTC days, both inclusive, with these names (None for all)."""
+        """The lines of UTC days, both inclusive, with these names (None for all).
+
+        Args:
+            from_date: The first day.
+            to_date: The last day.
+            events: The names.
+            time_in_ms: Whether times are in milliseconds.
+            now: What is visible only later is left out; in seconds since 1970 UTC.
+            matches: Tells of a line whether it is selected.
+        """
         with self._lock:
             days = [
-                (self._days[ordinal], len(self._days[ordinal].lines))
+                (date.fromordinal(ordinal), self._days[ordinal], len(self._days[ordinal].lines))
                 for ordinal in sorted(self._days)
                 if from_date.toordinal() <= ordinal <= to_date.toordinal()
             ]
-            return Selection(self._version, days, events, time_in_ms)
+            # Events that become visible change what there is as much as those that are added.
+            version = self._version + bisect_right(self._becoming_visible, now)
+            return Selection(version, days, events, time_in_ms, now, matches)
 
-    def _append(self, ordinal: int, line: bytes, name: str | None, time_ms: int) -> None:
+    def remove(self, choose: Callable[[Sequence[bytes]], Collection[int]]) -> int:
+        """Remove lines for good and return how many.
+
+        Args:
+            choose: Given the lines of a day, returns the positions of those that go.
+        """
+        removed = 0
+        with self._lock:
+            for ordinal, day in self._days.items():
+                going = set(choose(day.lines))
+                staying = [place for place in range(len(day.lines)) if place not in going]
+                # A new object: selections go on to read the old one.
+                self._days[ordinal] = _Day(
+                    [day.lines[place] for place in staying],
+                    [day.names[place] for place in staying],
+                    array("q", (day.times_ms[place] for place in staying)),
+                    array("d", (day.visible_from[place] for place in staying)),
+                )
+                removed += len(going)
+            self._version += 1
+        return removed
+
+    def _append(
+        self,
+        ordinal: int,
+        line: bytes,
+        name: str | None,
+        time_ms: int,
+        visible_from: float = 0.0,
+    ) -> None:
         day = self._days.setdefault(ordinal, _Day())
         day.lines.append(line)
         day.names.append(name)
         day.times_ms.append(time_ms)
+        day.visible_from.append(visible_from)
 
 
 def _encode(event: Mapping[str, Any]) -> tuple[int, bytes, str, int]:

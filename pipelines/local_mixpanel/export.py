@@ -5,18 +5,19 @@ Parameters and the 1,400 bytes: https://docs.mixpanel.com/reference/raw-event-ex
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import date
 from itertools import chain
 
 from local_mixpanel.answers import Answer, Refused, text
+from local_mixpanel.segmentation import Unsupported, parse
 
 # Mixpanel compresses only what is larger; anything shorter is sent with its length.
 SMALL_BYTES = 1_400
 # Large enough that the cost of a write vanishes, small enough to hold for every client.
 _PART_BYTES = 256 * 1024
-_PARAMETERS = {"from_date", "to_date", "event", "time_in_ms", "project_id"}
+_PARAMETERS = {"from_date", "to_date", "event", "where", "time_in_ms", "project_id"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class ExportQuery:
     events: frozenset[str] | None
     """Names to deliver; None for all."""
     time_in_ms: bool
+    where: str | None = None
+    """A segmentation expression that events have to match."""
 
 
 def parse_query(query: Mapping[str, str], today: date) -> ExportQuery:
@@ -35,19 +38,43 @@ def parse_query(query: Mapping[str, str], today: date) -> ExportQuery:
 
     Raises:
         Refused: With 400 and the reason; also for a parameter of the real API that this server
-            does not evaluate, since ignoring `where` or `limit` would deliver the wrong events.
+            does not evaluate, since ignoring `limit` would deliver the wrong events.
     """
-    if unsupported := sorted(query.keys() - _PARAMETERS):
-        raise _invalid(f"the local Mixpanel does not support: {', '.join(unsupported)}")
-    from_date, to_date = _day(query, "from_date"), _day(query, "to_date")
-    if from_date > to_date:
-        raise _invalid("to_date cannot be earlier than from_date")
-    if to_date > today:
-        raise _invalid("to_date cannot be later than today")
+    refuse_unsupported(query, _PARAMETERS)
+    from_date, to_date = days_of(query, today)
     time_in_ms = query.get("time_in_ms", "false")
     if time_in_ms not in ("true", "false"):
         raise _invalid("time_in_ms has to be true or false")
-    return ExportQuery(from_date, to_date, _names(query.get("event")), time_in_ms == "true")
+    where = query.get("where")
+    matcher(where)
+    names = names_of(query.get("event"))
+    return ExportQuery(from_date, to_date, names, time_in_ms == "true", where)
+
+
+def matcher(where: str | None) -> Callable[[bytes], bool] | None:
+    """What tells of a line whether an expression matches its event; None for no expression.
+
+    Raises:
+        Refused: With 400, when the expression is not understood.
+    """
+    if where is None:
+        return None
+    try:
+        matches = parse(where)
+    except Unsupported as error:
+        raise _invalid(str(error)) from error
+
+    def matches_line(line: bytes) -> bool:
+        try:
+            event = json.loads(line.decode())
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(event, dict):
+            return False
+        properties = event.get("properties")
+        return matches(properties if isinstance(properties, dict) else {})
+
+    return matches_line
 
 
 def events_answer(
@@ -90,6 +117,30 @@ def join_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\n".join(part) + b"\n"
 
 
+def days_of(query: Mapping[str, str], today: date) -> tuple[date, date]:
+    """The days from `from_date` to `to_date`, both inclusive.
+
+    Raises:
+        Refused: With 400, when one is missing or wrong, or the last is later than `today`.
+    """
+    from_date, to_date = _day(query, "from_date"), _day(query, "to_date")
+    if from_date > to_date:
+        raise _invalid("to_date cannot be earlier than from_date")
+    if to_date > today:
+        raise _invalid("to_date cannot be later than today")
+    return from_date, to_date
+
+
+def refuse_unsupported(query: Mapping[str, str], supported: Set[str]) -> None:
+    """Refuse parameters of the real API that are not evaluated here.
+
+    Raises:
+        Refused: With 400 and their names.
+    """
+    if unsupported := sorted(query.keys() - supported):
+        raise _invalid(f"the local Mixpanel does not support: {', '.join(unsupported)}")
+
+
 def _day(query: Mapping[str, str], name: str) -> date:
     value = query.get(name)
     if value is None:
@@ -103,7 +154,12 @@ def _day(query: Mapping[str, str], name: str) -> date:
     raise _invalid(f"{name} has to be YYYY-MM-DD")
 
 
-def _names(event: str | None) -> frozenset[str] | None:
+def names_of(event: str | None) -> frozenset[str] | None:
+    """The names in the parameter `event`; None when it is missing.
+
+    Raises:
+        Refused: With 400, when it is not a JSON array of names.
+    """
     if event is None:
         return None
     try:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -13,11 +13,19 @@ from typing import Any, Self
 from local_mixpanel.answers import Answer, Refused, as_json, text
 from local_mixpanel.compression import GzipCache, accepts_gzip
 from local_mixpanel.credentials import Credentials, Identity
-from local_mixpanel.event_store import EventStore
-from local_mixpanel.export import events_answer, join_lines, parse_query
+from local_mixpanel.event_store import EventStore, Selection
+from local_mixpanel.export import ExportQuery, events_answer, join_lines, matcher, parse_query
 from local_mixpanel.faults import Fault, PlannedFault, too_many_requests
 from local_mixpanel.http_server import HttpServer, Request
 from local_mixpanel.ingestion import InvalidBody, read_body, received
+from local_mixpanel.query import (
+    counts_answer,
+    names_answer,
+    not_in_plan,
+    older_copies,
+    parse_count_query,
+    read_event,
+)
 from local_mixpanel.rate_limit import RateLimit, RateLimiter
 
 
@@ -49,6 +57,8 @@ class LocalMixpanel:
         today: Callable[[], date] | None = None,
         port: int = 0,
         rate_limit: RateLimit | None = None,
+        has_query_api: bool = True,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         """Prepare a project without events.
 
@@ -58,9 +68,12 @@ class LocalMixpanel:
             secret: The service account's secret.
             project_secret: Opens the project as a user name without a password.
             token: The only token that `/track` takes; None takes any.
-            today: The latest day that can be exported; today in UTC by default.
+            today: The latest day that can be exported; that of `now` in UTC by default.
             port: Where to listen; 0 takes a free port.
-            rate_limit: When exports are answered with 429; never by default.
+            rate_limit: When requests are answered with 429, exports and queries each for
+                themselves; never by default.
+            has_query_api: Whether the project's plan includes the Query API.
+            now: The clock by which events become visible; the machine's by default.
         """
         self.project_id = project_id
         self.username = username
@@ -68,9 +81,12 @@ class LocalMixpanel:
         self.project_secret = project_secret
         self.token = token
         self._credentials = Credentials(project_id, username, secret, project_secret, token)
-        self._today = today or (lambda: datetime.now(UTC).date())
+        self._now = now or (lambda: datetime.now(UTC))
+        self._today = today or (lambda: self._now().astimezone(UTC).date())
         self._port = port
-        self._limiter = RateLimiter(rate_limit) if rate_limit else None
+        self._export_limiter = RateLimiter(rate_limit) if rate_limit else None
+        self._query_limiter = RateLimiter(rate_limit) if rate_limit else None
+        self._has_query_api = has_query_api
         self._store = EventStore()
         self._cache = GzipCache()
         self._faults: deque[PlannedFault] = deque()
@@ -107,17 +123,20 @@ class LocalMixpanel:
         """What came, in the order of the answers."""
         return list(self._requests)
 
-    def add(self, events: Iterable[Mapping[str, Any]]) -> int:
+    def add(
+        self, events: Iterable[Mapping[str, Any]], *, visible_from: datetime | None = None
+    ) -> int:
         """Add events as Mixpanel exports them and return how many.
 
         Args:
             events: `{"event": str, "properties": {"time": seconds since 1970 UTC, …}}` each;
                 nothing is added to their properties.
+            visible_from: From when on exports deliver them; at once by default.
 
         Raises:
             ValueError: An event has no name or no time; those before it may be added already.
         """
-        return self._store.add(events)
+        return self._store.add(events, visible_from.timestamp() if visible_from else 0.0)
 
     def add_lines(self, day: date, lines: Iterable[bytes], event: str | None = None) -> None:
         """Add bytes that an export of this UTC day delivers as they are.
@@ -136,9 +155,33 @@ class LocalMixpanel:
         events: Collection[str] | None = None,
         *,
         time_in_ms: bool = False,
+        where: str | None = None,
     ) -> list[bytes]:
         """What a whole export of these UTC days (inclusive) and names delivers, line by line."""
-        return list(self._store.select(from_date, to_date, events, time_in_ms).lines())
+        query = ExportQuery(
+            from_date, to_date, None if events is None else frozenset(events), time_in_ms, where
+        )
+        return list(self._select(query).lines())
+
+    def compact(self) -> None:
+        """Remove copies as Mixpanel does after a while: by calendar day, the last one stays.
+
+        https://docs.mixpanel.com/docs/tracking-methods/deduplication
+        """
+        self._store.remove(older_copies)
+
+    def delete(self, distinct_ids: Collection[str]) -> int:
+        """Remove the events of these people, as a deletion request does; return how many."""
+
+        def theirs(lines: Sequence[bytes]) -> list[int]:
+            events = map(read_event, lines)
+            return [
+                place
+                for place, event in enumerate(events)
+                if event and event["properties"].get("distinct_id") in distinct_ids
+            ]
+
+        return self._store.remove(theirs)
 
     def fail(
         self,
@@ -166,12 +209,20 @@ class LocalMixpanel:
         planned = PlannedFault(fault, at, is_mid_line, retry_after, seconds)
         self._faults.extend([planned] * times)
 
+    def forgive(self) -> None:
+        """Drop the faults that were not taken yet."""
+        self._faults.clear()
+
     def _answer(self, request: Request) -> Answer | None:
         answer: Answer | None
         try:
             match request.method, request.path:
                 case "GET", "/api/2.0/export":
                     answer = self._export(request)
+                case "GET", "/api/query/events":
+                    answer = self._count(request)
+                case "GET", "/api/query/events/names":
+                    answer = self._names(request)
                 case "POST", "/track":
                     answer = self._track(request)
                 case "POST", "/import":
@@ -188,20 +239,45 @@ class LocalMixpanel:
         return answer
 
     def _export(self, request: Request) -> Answer | None:
-        self._authorize_export(request)
+        self._authorize(request)
         query = parse_query(request.query, self._today())
-        if self._limiter and (wait := self._limiter.wait()):
-            raise Refused(too_many_requests(wait if self._limiter.limit.tells_wait else None))
-        selection = self._store.select(
-            query.from_date, query.to_date, query.events, query.time_in_ms
-        )
+        _limit(self._export_limiter)
+        selection = self._select(query)
         is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
         if fault := self._next_fault():
             return fault.answer(selection.lines(), is_gzip, self._closing)
         compress = partial(self._cache.compressed, query, selection.version)
         return events_answer(join_lines(selection.lines()), compress if is_gzip else None)
 
-    def _authorize_export(self, request: Request) -> None:
+    def _select(self, query: ExportQuery) -> Selection:
+        return self._store.select(
+            query.from_date,
+            query.to_date,
+            query.events,
+            query.time_in_ms,
+            self._now().timestamp(),
+            matcher(query.where),
+        )
+
+    def _count(self, request: Request) -> Answer:
+        self._authorize_query(request)
+        from_date, to_date, names = parse_count_query(request.query)
+        _limit(self._query_limiter)
+        selection = self._select(ExportQuery(from_date, to_date, names, time_in_ms=False))
+        return counts_answer(from_date, to_date, names, selection.lines_by_day())
+
+    def _names(self, request: Request) -> Answer:
+        self._authorize_query(request)
+        _limit(self._query_limiter)
+        selection = self._select(ExportQuery(date.min, date.max, None, time_in_ms=False))
+        return names_answer(request.query, selection.lines_by_day())
+
+    def _authorize_query(self, request: Request) -> None:
+        self._authorize(request)
+        if not self._has_query_api:
+            raise Refused(not_in_plan())
+
+    def _authorize(self, request: Request) -> None:
         identity = self._credentials.identify(request.headers.get("authorization"))
         if identity not in (Identity.SERVICE_ACCOUNT, Identity.PROJECT_SECRET):
             error = {"error": "Unable to authenticate request", "request": request.target}
@@ -254,6 +330,11 @@ class LocalMixpanel:
     def _receive(self, events: Iterable[Mapping[str, Any]], *, is_import: bool) -> None:
         now_ms = time.time_ns() // 1_000_000
         self._store.add([received(event, now_ms, is_import=is_import) for event in events])
+
+
+def _limit(limiter: RateLimiter | None) -> None:
+    if limiter and (wait := limiter.wait()):
+        raise Refused(too_many_requests(wait if limiter.limit.tells_wait else None))
 
 
 def _status(options: Mapping[str, str], error: str | None, status: int) -> Answer:

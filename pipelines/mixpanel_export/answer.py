@@ -70,6 +70,11 @@ class Answer:
         if unfinished:
             yield unfinished
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no line in it: nothing happened in its days."""
+        return not any(block.strip() for block in self.blocks())
+
     def prove_whole(self) -> None:
         """Read the body through to its end.
 

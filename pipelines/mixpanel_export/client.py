@@ -1,24 +1,28 @@
-"""Requests to the Raw Event Export API, repeated until an answer is whole.
+"""Requests to Mixpanel's APIs, repeated until an answer is whole.
 
-Facts of the API: https://docs.mixpanel.com/reference/raw-event-export
+Facts of the APIs: https://docs.mixpanel.com/reference/raw-event-export and
+https://docs.mixpanel.com/reference/list-recent-events
 """
 
 import email.utils
 import json
 import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import requests
 import urllib3
 
 from mixpanel_export.answer import Answer
+from mixpanel_export.budget import RequestBudget
 from mixpanel_export.configuration import MixpanelConfiguration
-from mixpanel_export.errors import BrokenAnswer, ExportError
+from mixpanel_export.errors import BrokenAnswer, ExportError, NotInPlan
+from mixpanel_export.plan import Request
 from mixpanel_export.window import Window
 
 logger = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 LONGEST_RATE_LIMIT_PAUSE_SECONDS = 600.0
 _CHUNK_BYTES = 2**20
 _RATE_LIMITED = 429
+_RATE_LIMIT = "Mixpanel's rate limit (60 queries an hour for all tools together) is reached"
 
 _ADVICE = {
     400: "Check the days, the time zone and the region.",
@@ -38,6 +43,10 @@ _ADVICE = {
     403: "Give the service account access to the project, and check project_id and region.",
     404: "Check region and base_url.",
 }
+
+_T = TypeVar("_T")
+# Counts by event name and day.
+EventCounts = dict[str, dict[str, int]]
 
 
 class _Transient(Exception):
@@ -53,14 +62,36 @@ class _RateLimited(_Transient):
 
 
 @dataclass
-class ExportClient:
-    """Fetches whole answers."""
+class MixpanelClient:
+    """Fetches whole answers; several threads may at once.
+
+    Args:
+        settings: The checked configuration.
+        budget: When requests may be sent.
+        sleep: Waits so many seconds; for as long as nobody calls `stop` by default.
+    """
 
     settings: MixpanelConfiguration
-    sleep: Callable[[float], None] = time.sleep
+    budget: RequestBudget = field(default_factory=RequestBudget)
+    sleep: Callable[[float], object] | None = None
 
-    def fetch(self, window: Window, events: Sequence[str] | None, path: Path) -> Answer:
-        """Download the events of `window`, named `events` or all, to `path`, and prove it whole.
+    requests_sent: int = 0
+    bytes_received: int = 0
+    """As they came: compressed."""
+    waiting_until: datetime | None = None
+    """When the request that waits longest is sent; None while none waits."""
+
+    def __post_init__(self) -> None:
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._sleep = self.sleep or self._stopped.wait
+
+    def stop(self) -> None:
+        """Let threads that wait, or receive an answer, end soon with an `ExportError`."""
+        self._stopped.set()
+
+    def fetch(self, request: Request, events: Sequence[str] | None, path: Path) -> Answer:
+        """Download what `request` asks for, of events named `events` or all, and prove it whole.
 
         A broken answer, a 5xx and a lost connection are asked for again, `attempts` times with
         growing pauses; a 429 is waited out. A server that says when to come back is believed, up
@@ -70,49 +101,158 @@ class ExportClient:
             ExportError: Mixpanel refused, or no whole answer came. Nothing of a broken one is
                 handed out.
         """
+        window = request.window
+        parameters = {"from_date": str(window.from_date), "to_date": str(window.to_date)}
+        if events is not None:
+            parameters["event"] = json.dumps(events)
+        if request.where is not None:
+            parameters["where"] = request.where
+
+        def download() -> Answer:
+            answer = self._download(parameters, path)
+            answer.prove_whole()
+            return answer
+
+        return self._repeated(str(request), download)
+
+    def count_events(self, names: Sequence[str], window: Window) -> EventCounts:
+        """How many events Mixpanel itself counts, by name and day of the project (YYYY-MM-DD).
+
+        Raises:
+            NotInPlan: The project's plan lacks the Query API.
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        parameters = {
+            "event": json.dumps(names),
+            "type": "general",
+            "unit": "day",
+            "from_date": str(window.from_date),
+            "to_date": str(window.to_date),
+        }
+        answer = self._query("events", parameters)
+        try:
+            counts: EventCounts = answer["data"]["values"]
+            return {
+                name: {day: int(number) for day, number in days.items()}
+                for name, days in counts.items()
+            }
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ExportError("Mixpanel's counts have a form that is not known.") from error
+
+    def event_names(self) -> list[str]:
+        """The names of the project's most common events.
+
+        Raises:
+            NotInPlan: The project's plan lacks the Query API.
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        names = self._query("events/names", {"type": "general", "limit": "5000"})
+        if not isinstance(names, list):
+            raise ExportError("Mixpanel's list of event names has a form that is not known.")
+        return [str(name) for name in names]
+
+    def _query(self, path: str, parameters: dict[str, str]) -> Any:
+        def read() -> Any:
+            with self._get(f"{self.settings.query_host}/api/query/{path}", parameters) as response:
+                try:
+                    return response.json()
+                except requests.JSONDecodeError as error:
+                    raise BrokenAnswer("the answer is no JSON") from error
+
+        return self._repeated(f"the query of {path}", read)
+
+    def _repeated(self, what: str, ask: Callable[[], _T]) -> _T:
         failures, limited, waited = 0, 0, 0.0
+        reason = "Our share of Mixpanel's rate limit (requests_per_hour) is used up"
         while True:
+            waited = self._take_turn(waited, reason)
             try:
-                answer = self._download(window, events, path)
-                answer.prove_whole()
-                return answer
+                return ask()
             except _RateLimited as error:
                 reason, told = str(error), error.retry_after
                 pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
                 limited += 1
+                self.budget.block(pause if told is None else told)
+                continue
             except (BrokenAnswer, _Transient) as error:
                 failures += 1
                 if failures >= self.settings.attempts:
                     raise ExportError(
-                        f"No whole answer for {window} in {failures} attempts; the last one: "
+                        f"No whole answer for {what} in {failures} attempts; the last one: "
                         f"{error}. Nothing of it was loaded: run again later."
                     ) from error
                 reason = str(error)
                 told = error.retry_after if isinstance(error, _Transient) else None
                 pause = self._pause(failures - 1, LONGEST_PAUSE_SECONDS)
-            pause = pause if told is None else told
-            if waited + pause > self.settings.max_wait_minutes * 60:
-                raise ExportError(
-                    f"{reason}, and that did not change within "
-                    f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). Nothing was "
-                    "loaded: run again later."
-                )
-            waited += pause
-            logger.warning("%s: asking again in %.0f s", reason, pause)
-            self.sleep(pause)
+            waited = self._wait(pause if told is None else told, waited, reason)
+
+    def _take_turn(self, waited: float, reason: str) -> float:
+        """Wait until the budget has room for a request; the seconds waited, with those before."""
+        while pause := self.budget.take():
+            waited = self._wait(pause, waited, reason)
+        with self._lock:
+            self.requests_sent += 1
+        return waited
+
+    def _wait(self, pause: float, waited: float, reason: str) -> float:
+        if waited + pause > self.settings.max_wait_minutes * 60:
+            raise ExportError(
+                f"{reason}, and that did not change within "
+                f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). What was loaded "
+                "before stays: run again later."
+            )
+        until = datetime.now(UTC) + timedelta(seconds=pause)
+        # Keeping to three requests a second is nothing to tell anybody.
+        if pause > 1:
+            logger.warning("%s: waiting %.0f s, until %s UTC", reason, pause, f"{until:%H:%M:%S}")
+            self.waiting_until = max(until, self.waiting_until or until)
+        self._sleep(pause)
+        self.waiting_until = None
+        self._check_stopped()
+        return waited + pause
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise ExportError("The sync ended before this answer was there.")
 
     def _pause(self, repetitions: int, longest: float) -> float:
         return min(self.settings.retry_pause_seconds * 2.0**repetitions, longest)
 
-    def _download(self, window: Window, events: Sequence[str] | None, path: Path) -> Answer:
-        parameters = {"from_date": str(window.from_date), "to_date": str(window.to_date)}
+    def _download(self, parameters: Mapping[str, str], path: Path) -> Answer:
+        with self._get(f"{self.settings.host}/api/2.0/export", parameters) as response:
+            encoding = response.headers.get("Content-Encoding", "identity").lower()
+            if encoding not in ("gzip", "identity"):
+                raise BrokenAnswer(f"the answer came encoded as {encoding}")
+            # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
+            self._keep(response.raw.stream(_CHUNK_BYTES, decode_content=False), path)
+            has_trailer = encoding == "gzip" and path.stat().st_size > 0
+            if not has_trailer and not _announces_its_end(response):
+                raise BrokenAnswer("the answer has no length and no end that could be checked")
+        return Answer(path, is_gzip=encoding == "gzip")
+
+    def _keep(self, chunks: Iterator[bytes], path: Path) -> None:
+        with path.open("wb") as body:
+            for chunk in chunks:
+                self._check_stopped()
+                with self._lock:
+                    self.bytes_received += len(chunk)
+                try:
+                    body.write(chunk)
+                    body.flush()
+                except OSError as error:
+                    raise ExportError(
+                        f"The answer could not be kept in {path.parent}: {error.strerror}. "
+                        "Make room and run again; what was loaded before stays."
+                    ) from error
+
+    @contextmanager
+    def _get(self, url: str, parameters: Mapping[str, str]):  # type: ignore[no-untyped-def]
+        """The response to a GET, of status 200; its body still to be read."""
         if self.settings.project_id:
-            parameters["project_id"] = self.settings.project_id
-        if events is not None:
-            parameters["event"] = json.dumps(events)
+            parameters = {**parameters, "project_id": self.settings.project_id}
         try:
             with requests.get(
-                f"{self.settings.host}/api/2.0/export",
+                url,
                 params=parameters,
                 auth=self.settings.auth,
                 headers={"Accept-Encoding": "gzip"},
@@ -121,19 +261,9 @@ class ExportClient:
             ) as response:
                 if response.status_code != requests.codes.ok:
                     _refuse(response)
-                encoding = response.headers.get("Content-Encoding", "identity").lower()
-                if encoding not in ("gzip", "identity"):
-                    raise BrokenAnswer(f"the answer came encoded as {encoding}")
-                with path.open("wb") as body:
-                    # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
-                    for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
-                        body.write(chunk)
-                has_trailer = encoding == "gzip" and path.stat().st_size > 0
-                if not has_trailer and not _announces_its_end(response):
-                    raise BrokenAnswer("the answer has no length and no end that could be checked")
+                yield response
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _Transient(f"the connection failed ({_root(error)})") from error
-        return Answer(path, is_gzip=encoding == "gzip")
 
 
 def _announces_its_end(response: requests.Response) -> bool:
@@ -145,14 +275,14 @@ def _refuse(response: requests.Response) -> NoReturn:
     status = response.status_code
     retry_after = _retry_after(response.headers.get("Retry-After"))
     if status == _RATE_LIMITED:
-        reason = "Mixpanel's rate limit (60 queries an hour for all tools together) is reached"
-        raise _RateLimited(reason, retry_after)
+        raise _RateLimited(_RATE_LIMIT, retry_after)
     # Reading the body may fail like any other; then it is as transient.
     body = response.raw.read(2_000, decode_content=True).decode("utf-8", "replace")
     said = f"Mixpanel answered {status}: {' '.join(body.split())[:300]}"
     if status >= 500:
         raise _Transient(said, retry_after)
-    raise ExportError(f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}")
+    refusal = f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}"
+    raise NotInPlan(refusal) if status == requests.codes.payment_required else ExportError(refusal)
 
 
 def _retry_after(value: str | None) -> float | None:

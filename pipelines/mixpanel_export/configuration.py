@@ -1,6 +1,7 @@
 """The source's settings, section `sources.mixpanel` of dlt's configuration."""
 
 import json
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -10,7 +11,9 @@ from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.typing import TSecretStrValue
 
+from mixpanel_export.budget import PER_HOUR
 from mixpanel_export.errors import ConfigurationError
+from mixpanel_export.plan import Cursor
 from mixpanel_export.window import EndDay
 
 # https://docs.mixpanel.com: the raw export has hosts of its own, one a region.
@@ -18,6 +21,11 @@ HOSTS = {
     "us": "https://data.mixpanel.com",
     "eu": "https://data-eu.mixpanel.com",
     "in": "https://data-in.mixpanel.com",
+}
+QUERY_HOSTS = {
+    "us": "https://mixpanel.com",
+    "eu": "https://eu.mixpanel.com",
+    "in": "https://in.mixpanel.com",
 }
 
 
@@ -31,13 +39,18 @@ class MixpanelConfiguration(BaseConfiguration):
     project_secret: TSecretStrValue | None = None
     region: str = "us"
     base_url: str | None = None
-    """Replaces the region's host, for a proxy or a local Mixpanel."""
+    """Replaces the region's hosts, for a proxy or a local Mixpanel."""
     timezone: str = "UTC"
     """The project's time zone; projects created since 2023 export in UTC."""
     events: Any = "tracked"
     """`tracked` (those that the metrics need), `all`, or a list of names."""
     initial_window_days: int = 45
     lookback_hours: float = 2.0
+    cursor: Cursor = "occurred_at"
+    """`occurred_at`: read on from when the newest event happened; `processed_at`: from when the
+    newest one arrived, so that late events are found however late they come."""
+    arrival_days: int = 5
+    """With `processed_at`: how many days before its arrival an event may have happened."""
     end_day: EndDay = "today"
     """`today`, or `yesterday` to load only days that are over."""
     attempts: int = 5
@@ -48,11 +61,27 @@ class MixpanelConfiguration(BaseConfiguration):
     """How long to wait out a rate limit: Mixpanel's budget is by the hour."""
     read_timeout_seconds: float = 300.0
     """How long the server may be silent before its answer counts as broken."""
+    parallel_downloads: int = 4
+    """How many answers are downloaded side by side when a window takes several requests."""
+    requests_per_hour: int = PER_HOUR
+    """Our share of the 60 queries an hour that Mixpanel allows all tools of a project together."""
+    audit_after_sync: int = 0
+    """How many days each sync compares with Mixpanel's own counts, and repairs; 0 for none."""
 
     @property
     def host(self) -> str:
         """Scheme and authority of the Export API."""
         return (self.base_url or HOSTS[self.region]).rstrip("/")
+
+    @property
+    def query_host(self) -> str:
+        """Scheme and authority of the Query API."""
+        return (self.base_url or QUERY_HOSTS[self.region]).rstrip("/")
+
+    @property
+    def lookback(self) -> timedelta:
+        """How far before the watermark a sync begins."""
+        return timedelta(hours=self.lookback_hours)
 
     @property
     def auth(self) -> tuple[str, str]:
@@ -118,10 +147,20 @@ def _problem(settings: MixpanelConfiguration) -> str | None:
         return "base_url has to begin with http:// or https://"
     if settings.end_day not in ("today", "yesterday"):
         return f"end_day is {settings.end_day!r}, it can be today or yesterday"
-    for name in ("initial_window_days", "attempts"):
+    if settings.cursor not in ("occurred_at", "processed_at"):
+        return f"cursor is {settings.cursor!r}, it can be occurred_at or processed_at"
+    if not 1 <= settings.requests_per_hour <= PER_HOUR:
+        return f"requests_per_hour has to be from 1 to {PER_HOUR}, what Mixpanel allows a project"
+    for name in ("initial_window_days", "attempts", "parallel_downloads"):
         if getattr(settings, name) < 1:
             return f"{name} has to be at least 1"
-    for name in ("lookback_hours", "retry_pause_seconds", "max_wait_minutes"):
+    for name in (
+        "lookback_hours",
+        "arrival_days",
+        "retry_pause_seconds",
+        "max_wait_minutes",
+        "audit_after_sync",
+    ):
         if getattr(settings, name) < 0:
             return f"{name} cannot be negative"
     if settings.read_timeout_seconds <= 0:

@@ -11,3 +11,7 @@ class ExportError(Exception):
 
 class BrokenAnswer(ExportError):
     """An answer that is not whole: none of it counts, asking again may bring all of it."""
+
+
+class NotInPlan(ExportError):
+    """The project's plan at Mixpanel does not include the API."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -52,6 +52,10 @@ _POSITION_BITS = 21
 _LAST_PROCESSED_MS = 2**42 - 1
 
 
+# Past 200,000 events of one distinct_id and day, Mixpanel renames the rest and clears their id.
+# https://docs.mixpanel.com/docs/debugging/distinct-id-limits
+HOT_SHARD_EVENT = "$hotshard_events"
+
 _NULL = msgspec.Raw(b"null")
 
 
@@ -82,9 +86,17 @@ class _UnusualProperties(msgspec.Struct):
     processed_ms: msgspec.Raw = msgspec.field(default=_NULL, name="mp_processing_time_ms")
 
 
+class _HotShard(msgspec.Struct):
+    """What a renamed event was."""
+
+    event: str = msgspec.field(name="mp_original_event_name")
+    distinct_id: str | None = msgspec.field(default=None, name="mp_original_distinct_id")
+
+
 _lines = msgspec.json.Decoder(_Line)
 _properties = msgspec.json.Decoder(_Properties)
 _unusual_properties = msgspec.json.Decoder(_UnusualProperties)
+_hot_shard = msgspec.json.Decoder(_HotShard)
 
 
 class _NotAnEvent(Exception):
@@ -147,10 +159,20 @@ class EventDecoder:
         holds_nul: Whether the destination can hold NUL characters in text and JSON.
         only_day: The day that was asked for, when it was a single one: then a line that tells no
             time is of that day.
+        names: The events that were asked for; None for all. Mixpanel cannot choose by name among
+            those that it renamed.
     """
 
-    def __init__(self, timezone: ZoneInfo, *, holds_nul: bool, only_day: date | None) -> None:
+    def __init__(
+        self,
+        timezone: ZoneInfo,
+        *,
+        holds_nul: bool,
+        only_day: date | None,
+        names: Collection[str] | None = None,
+    ) -> None:
         self._timezone = timezone
+        self._names = None if names is None else frozenset(names)
         self._holds_nul = holds_nul
         self._only_day = only_day
         self._occurrences = _Occurrences()
@@ -192,6 +214,10 @@ class EventDecoder:
             line, replaced = replace_lone_surrogates(line)
         try:
             event, payload, identity = _read(line)
+            if event == HOT_SHARD_EVENT:
+                event = _restored(event, payload, identity)
+                if self._names is not None and event not in self._names:
+                    return
             key = self._event_key(event, payload, identity)
         except RecursionError as error:
             raise _NotAnEvent("nested too deeply") from error
@@ -288,6 +314,16 @@ def _read_unusual(payload: bytes) -> _Properties:
     )
 
 
+def _restored(event: str, payload: bytes, identity: _Properties) -> str:
+    """The name that a renamed event had; its distinct_id goes into `identity`."""
+    try:
+        original = _hot_shard.decode(payload)
+    except msgspec.ValidationError:
+        return event
+    identity.distinct_id = original.distinct_id
+    return original.event
+
+
 def _whole_number(token: msgspec.Raw) -> int | None:
     try:
         number = float(bytes(token))
@@ -307,14 +343,17 @@ def _text(token: msgspec.Raw) -> str | None:
 def _canonical(payload: bytes, original_id: str | None) -> str:
     """The whole payload, the same for the same properties in whatever order.
 
-    An identity merge rewrites `distinct_id` in later exports; the original takes its place.
+    An identity merge rewrites `distinct_id` in later exports, and a hot shard clears it; the
+    original takes its place.
     """
 
     def verbatim(number: str) -> list[str]:
         return ["number", number]
 
     properties = json.loads(payload, parse_int=verbatim, parse_float=verbatim)
-    if properties.pop("$distinct_id_before_identity", None):
+    is_renamed = properties.pop("mp_original_event_name", None) is not None
+    properties.pop("mp_original_distinct_id", None)
+    if properties.pop("$distinct_id_before_identity", None) or is_renamed:
         properties["distinct_id"] = original_id
     return json.dumps(properties, sort_keys=True, separators=(",", ":"))
 

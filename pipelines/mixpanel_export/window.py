@@ -23,6 +23,20 @@ class Window:
         return f"{self.from_date} to {self.to_date}"
 
     @property
+    def length(self) -> int:
+        """How many days it is."""
+        return (self.to_date - self.from_date).days + 1
+
+    @property
+    def days(self) -> list[date]:
+        """The days themselves."""
+        return [self.from_date + timedelta(days=number) for number in range(self.length)]
+
+    def after(self, day: date | None) -> "Window":
+        """What of it is later than `day`, a day before its end; all of it for None."""
+        return self if day is None else Window(day + timedelta(days=1), self.to_date)
+
+    @property
     def only_day(self) -> date | None:
         """The day, when the window is a single one."""
         return self.from_date if self.from_date == self.to_date else None

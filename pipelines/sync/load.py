@@ -1,10 +1,12 @@
-"""The load: what the source extracts goes into the raw dataset, or nothing does."""
+"""The load: answers of Mixpanel go into the raw dataset, each in one commit."""
 
 import logging
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,21 @@ from dlt.common.destination.exceptions import DestinationException
 from dlt.common.runtime import run_context
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from mixpanel_export import Delivery, mixpanel
+from mixpanel_export import Delivery, Mode, mixpanel
+from mixpanel_export.answer import Answer
+from mixpanel_export.client import MixpanelClient
 from mixpanel_export.configuration import MixpanelConfiguration
+from mixpanel_export.downloads import Download, downloads
 from mixpanel_export.errors import ExportError
-from mixpanel_export.window import Window, parse_instant
+from mixpanel_export.events import HOT_SHARD_EVENT
+from mixpanel_export.plan import Cursor, Request, Stage, arrivals, catch_up_window
+from mixpanel_export.window import (
+    Window,
+    incremental_window,
+    initial_window,
+    last_day,
+    parse_instant,
+)
 from sync.errors import SyncError
 from sync.project import RAW_DATASET
 from sync.warehouse import Warehouse
@@ -26,74 +39,247 @@ logger = logging.getLogger(__name__)
 PIPELINE = "mixpanel"
 
 
+@dataclass(frozen=True)
+class Watermark:
+    """Up to where everything is loaded, in the order of `cursor`."""
+
+    cursor: Cursor
+    instant: datetime
+
+
 @dataclass
 class Loaded:
-    """What a load brought, and the watermark after it."""
+    """What a load brought so far; filled in while it runs."""
 
-    delivery: Delivery
-    events_new: int
-    watermark: datetime | None
+    mode: Mode | None = None
+    window: Window | None = None
+    loaded_to_date: date | None = None
+    days_total: int = 0
+    days_done: int = 0
+    watermark_before: datetime | None = None
+    watermark: datetime | None = None
+    delivery: Delivery = field(default_factory=Delivery)
+    events_new: int = 0
+    events_late: int = 0
+    download_seconds: float = 0.0
+    load_seconds: float = 0.0
 
 
-def load(
-    warehouse: Warehouse,
-    settings: MixpanelConfiguration,
-    *,
-    events: Sequence[str] | None,
-    now: datetime,
-    backfill: Window | None = None,
-    full_refresh: bool = False,
-) -> Loaded:
-    """Export and load once; the caller holds the warehouse's lock.
+class Loader:
+    """Loads from one project into one warehouse; the caller holds the warehouse's lock.
 
-    The load is committed by dlt's row in `_dlt_loads`: before it, neither the events nor the
-    watermark count; with it, both do.
+    Every answer is committed for itself, oldest days first, by dlt's row in `_dlt_loads`: before
+    it, neither the events nor the watermark count; with it, both do.
 
-    Raises:
-        ExportError: Mixpanel delivered no whole answer.
-        SyncError: The database did not take the load.
+    Args:
+        warehouse: Where to load.
+        settings: The source's configuration.
+        client: Where to load from.
+        events: The names to ask for; None for all.
+        now: The current instant, with a time zone.
+        bytes_per_day: What a day of the project measured earlier; None when that is not known.
+        loaded: Filled in with what was loaded.
+        committed: Called after each commit.
     """
-    _configure_dlt()
-    # The destination alone says what was loaded. Working files of a run that died are of no use:
-    # dlt would finish that run's load first and leave the new answer unread.
-    data_directory = Path(run_context.active().data_dir)
-    directory = data_directory / "pipelines" / f"mixpanel-{warehouse.fingerprint}"
-    shutil.rmtree(directory, ignore_errors=True)
-    spool = directory / "spool"
-    spool.mkdir(parents=True)
-    try:
-        pipeline = _restored(
-            dlt.pipeline(
-                PIPELINE,
-                destination=warehouse.destination,
-                dataset_name=RAW_DATASET,
-                pipelines_dir=str(directory),
-            ),
-            warehouse,
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: MixpanelConfiguration,
+        client: MixpanelClient,
+        *,
+        events: Sequence[str] | None,
+        now: datetime,
+        bytes_per_day: float | None,
+        loaded: Loaded,
+        committed: Callable[[], None],
+    ) -> None:
+        self._warehouse = warehouse
+        self._settings = settings
+        self._client = client
+        self._events = events
+        self._now = now
+        self._bytes_per_day = bytes_per_day
+        self._loaded = loaded
+        self._committed = committed
+
+    def load_new(self, *, full_refresh: bool = False) -> None:
+        """Load what is new, or the whole initial window when there is no watermark.
+
+        Args:
+            full_refresh: Load the whole initial window, and set the watermark anew.
+
+        Raises:
+            ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
+            SyncError: The database did not take an answer.
+        """
+        with self._opened() as (pipeline, spool):
+            watermark = _watermark(pipeline)
+            mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
+            self._begin(mode, watermark)
+            for stage in self._stages(None if full_refresh else watermark):
+                self._load(pipeline, spool, stage)
+            if not _has_loaded(pipeline):
+                self._create_tables(pipeline, spool)
+
+    def load_days(self, days: Window, mode: Mode, *, already: date | None = None) -> None:
+        """Load whole days again; the watermark stays where it is.
+
+        Args:
+            days: The days.
+            mode: What this is called in the summary.
+            already: The last of the days that an earlier run of the same committed.
+
+        Raises:
+            ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
+            SyncError: The database did not take an answer.
+        """
+        with self._opened() as (pipeline, spool):
+            self._begin(mode, _watermark(pipeline))
+            stage = Stage(days.after(already), None, self._now)
+            self._load(pipeline, spool, stage, window=days)
+            if not _has_loaded(pipeline):
+                self._create_tables(pipeline, spool)
+
+    def _begin(self, mode: Mode, watermark: Watermark | None) -> None:
+        if self._loaded.mode is None:
+            self._loaded.mode = mode
+            self._loaded.watermark_before = watermark.instant if watermark else None
+        self._loaded.watermark = watermark.instant if watermark else None
+
+    def _stages(self, watermark: Watermark | None) -> Iterator[Stage]:
+        settings, zone = self._settings, self._settings.zone
+        last = last_day(self._now, zone, settings.end_day)
+        if watermark and watermark.cursor == settings.cursor == "processed_at":
+            stage = self._arrivals_since(watermark.instant)
+            if stage is not None:
+                yield stage
+            return
+        if watermark is None:
+            days = initial_window(last, settings.initial_window_days)
+        elif watermark.cursor == settings.cursor:
+            days = incremental_window(watermark.instant - settings.lookback, last, zone)
+        else:
+            days = catch_up_window(
+                watermark.instant, settings.lookback, settings.arrival_days, zone, last
+            )
+        restarts = watermark is None or watermark.cursor != "occurred_at"
+        yield Stage(days, "occurred_at", self._now, restarts=restarts)
+        # From here on by arrival: what those days delivered says since when.
+        newest = self._loaded.delivery.newest_processed
+        if settings.cursor == "processed_at" and newest is not None:
+            stage = self._arrivals_since(min(newest, self._now))
+            if stage is not None:
+                yield stage
+
+    def _arrivals_since(self, instant: datetime) -> Stage | None:
+        return arrivals(
+            instant,
+            self._now,
+            lookback=self._settings.lookback,
+            arrival_days=self._settings.arrival_days,
+            timezone=self._settings.zone,
+            last_event_day=last_day(self._now, self._settings.zone, self._settings.end_day),
         )
-        delivery = Delivery()
+
+    def _load(
+        self, pipeline: dlt.Pipeline, spool: Path, stage: Stage, window: Window | None = None
+    ) -> None:
+        loaded = self._loaded
+        if loaded.window is None:
+            loaded.window = window or stage.window
+        loaded.days_total += stage.days.length
+        received_before = loaded.delivery.events_received
+        started = time.monotonic()
+        for download in downloads(
+            stage,
+            self._fetch,
+            spool,
+            parallel=self._settings.parallel_downloads,
+            bytes_per_day=self._bytes_per_day,
+        ):
+            arrived = time.monotonic()
+            loaded.download_seconds += arrived - started
+            # Days without events need no commit.
+            if not download.answer.is_empty:
+                has_moved = loaded.delivery.events_received > received_before
+                self._commit(pipeline, stage, download, sets_back=stage.restarts and not has_moved)
+            loaded.days_done += download.days.length
+            loaded.loaded_to_date = max(
+                download.days.to_date, loaded.loaded_to_date or download.days.to_date
+            )
+            self._committed()
+            started = time.monotonic()
+            loaded.load_seconds += started - arrived
+
+    def _create_tables(self, pipeline: dlt.Pipeline, spool: Path) -> None:
+        """Load an empty answer: the models want the tables even if nothing ever happened."""
+        answer = Answer(spool / "nothing", is_gzip=False)
+        answer.path.touch()
+        today = Window(self._now.date(), self._now.date())
+        stage = Stage(today, None, self._now)
+        self._commit(pipeline, stage, Download(today, Request(today), answer), sets_back=False)
+
+    def _fetch(self, request: Request, path: Path) -> Answer:
+        # Renamed events are asked for as well: their own names are in their properties.
+        names = self._events and [*self._events, HOT_SHARD_EVENT]
+        return self._client.fetch(request, names, path)
+
+    def _commit(
+        self, pipeline: dlt.Pipeline, stage: Stage, download: Download, *, sets_back: bool
+    ) -> None:
+        before = _watermark(pipeline)
+        keeps = before and before.cursor == stage.cursor and not sets_back
         source = mixpanel(
-            settings,
-            events=events,
-            now=now,
+            download,
+            stage,
+            timezone=self._settings.zone,
+            events=self._events,
+            watermark=before.instant if before and keeps else None,
             dataset_name=RAW_DATASET,
-            holds_nul=warehouse.holds_nul,
-            spool=spool,
-            backfill=backfill,
-            full_refresh=full_refresh,
-            delivery=delivery,
+            holds_nul=self._warehouse.holds_nul,
+            delivery=self._loaded.delivery,
         )
         try:
             (load_id,) = pipeline.run(source, loader_file_format="parquet").loads_ids
         except PipelineStepFailed as error:
             raise _cause(error) from error
-        warehouse.tune()
-        events_new = warehouse.value(
-            f"select count(*) from {RAW_DATASET}.events where _dlt_load_id = '{load_id}'"
-        )
-        return Loaded(delivery, events_new, parse_instant(_cursor(pipeline).get("last_value")))
-    finally:
+        self._warehouse.tune()
+        new, late = self._warehouse.rows(
+            "select count(*), count(case when processed_at > occurred_at + %s then 1 end) "
+            f"from {RAW_DATASET}.events where _dlt_load_id = %s",
+            [self._settings.lookback, load_id],
+        )[0]
+        self._loaded.events_new += new
+        self._loaded.events_late += late
+        after = _watermark(pipeline)
+        self._loaded.watermark = after.instant if after else None
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[dlt.Pipeline, Path]]:
+        """The pipeline with the destination's state, and a directory for answers."""
+        _configure_dlt()
+        # The destination alone says what was loaded. Working files of a run that died are of no
+        # use: dlt would finish that run's load first and leave the new answer unread.
+        data_directory = Path(run_context.active().data_dir)
+        directory = data_directory / "pipelines" / f"mixpanel-{self._warehouse.fingerprint}"
         shutil.rmtree(directory, ignore_errors=True)
+        spool = directory / "spool"
+        spool.mkdir(parents=True)
+        try:
+            pipeline = dlt.pipeline(
+                PIPELINE,
+                destination=self._warehouse.destination,
+                dataset_name=RAW_DATASET,
+                pipelines_dir=str(directory),
+            )
+            yield _restored(pipeline, self._warehouse), spool
+        except BaseException:
+            # Downloads that are under way would write into what is removed now.
+            self._client.stop()
+            raise
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _configure_dlt() -> None:
@@ -109,8 +295,7 @@ def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
     """The pipeline with the destination's state and schema; without state if it is unreadable."""
     try:
         pipeline.sync_destination()
-        stored = _cursor(pipeline).get("last_value")
-        if stored is None or parse_instant(stored) is not None:
+        if _is_readable(pipeline):
             return pipeline
     except PipelineStepFailed as error:
         if isinstance(error.__cause__, DestinationException):
@@ -122,9 +307,27 @@ def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
     return pipeline
 
 
-def _cursor(pipeline: dlt.Pipeline) -> dict[str, Any]:
+def _has_loaded(pipeline: dlt.Pipeline) -> bool:
+    return "events" in pipeline.default_schema.tables if pipeline.default_schema_name else False
+
+
+def _is_readable(pipeline: dlt.Pipeline) -> bool:
+    incremental = _state_of_events(pipeline).get("incremental", {})
+    stored = [cursor.get("last_value") for cursor in incremental.values()]
+    return all(value is None or parse_instant(value) is not None for value in stored)
+
+
+def _watermark(pipeline: dlt.Pipeline) -> Watermark | None:
+    state = _state_of_events(pipeline)
+    cursor: Cursor = state.get("cursor", "occurred_at")
+    stored = state.get("incremental", {}).get(cursor, {}).get("last_value")
+    instant = parse_instant(stored)
+    return Watermark(cursor, instant) if instant else None
+
+
+def _state_of_events(pipeline: dlt.Pipeline) -> dict[str, Any]:
     found: Any = pipeline.state.get("sources", {})
-    for key in (PIPELINE, "resources", "events", "incremental", "occurred_at"):
+    for key in (PIPELINE, "resources", "events"):
         found = found.get(key, {})
     return dict(found)
 

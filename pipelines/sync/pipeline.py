@@ -1,24 +1,15 @@
-"""One sync: load what is new, then transform it."""
+"""What the command does: one sync, or one audit."""
 
-import logging
-import time
 from datetime import datetime
-
-import duckdb
-import psycopg2
 
 from mixpanel_export import Mode
 from mixpanel_export.configuration import MixpanelConfiguration
-from mixpanel_export.errors import ExportError
 from mixpanel_export.window import Window
-from sync.errors import AnotherSyncIsRunning, SyncError
-from sync.load import load
-from sync.project import MART_SCHEMA, tracked_events
+from sync.audit import Audit, audit, heal_after_sync
+from sync.progress import Progress
+from sync.run import Run
 from sync.summary import Summary
-from sync.transform import transform
 from sync.warehouse import Warehouse
-
-logger = logging.getLogger(__name__)
 
 
 def sync(
@@ -29,6 +20,7 @@ def sync(
     backfill: Window | None = None,
     full_refresh: bool = False,
     skip_transform: bool = False,
+    progress: Progress | None = None,
 ) -> Summary:
     """Load Mixpanel's events into `warehouse`, then build the models.
 
@@ -36,75 +28,66 @@ def sync(
         warehouse: Where to load and build.
         settings: The source's configuration; None to only transform.
         now: The current instant, with a time zone.
-        backfill: Load these days instead of what is new.
+        backfill: Load these days instead of what is new; a backfill of the same days that did not
+            come to its end is gone on with.
         full_refresh: Load the whole initial window again and rebuild the models.
         skip_transform: Only load.
+        progress: Is told what is going on.
 
     Returns:
         The summary. Failures that can be expected are told in it, not raised.
     """
-    started = time.monotonic()
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
-    summary = Summary(status="ok", mode=mode, destination=warehouse.name)
-    try:
-        with warehouse.lock():
-            if settings is not None:
-                _load(summary, warehouse, settings, now, backfill, full_refresh)
-            if not skip_transform:
-                transform(warehouse, full_refresh=full_refresh)
-            if warehouse.has_table(MART_SCHEMA, "subscribers"):
-                summary.subscribers = warehouse.value(
-                    f"select count(*) from {MART_SCHEMA}.subscribers"
-                )
-    except AnotherSyncIsRunning as holder:
-        summary.status = "skipped"
-        logger.warning("Another sync of this database is running: %s.", holder)
-    except (ExportError, SyncError) as error:
-        summary.status, summary.error = "failed", _without_secrets(str(error), warehouse, settings)
-    except (duckdb.Error, psycopg2.Error, OSError) as error:
-        summary.status = "failed"
-        said = " ".join(str(error).split())
-        summary.error = _without_secrets(
-            f"{warehouse.name} at {warehouse.location} failed: {said} It is safe to run again.",
-            warehouse,
-            settings,
-        )
-    summary.duration_seconds = round(time.monotonic() - started, 3)
-    return summary
+    run = Run(warehouse, settings, mode, now=now, progress=progress)
+
+    def steps() -> None:
+        if settings is not None:
+            if backfill:
+                run.load_backfill(backfill)
+            else:
+                run.load_new(full_refresh=full_refresh)
+            heal_after_sync(run, settings.audit_after_sync)
+        if not skip_transform:
+            run.transform(full_refresh=full_refresh)
+
+    run.perform(steps)
+    return run.summary
 
 
-def _load(
-    summary: Summary,
+def audit_only(
     warehouse: Warehouse,
     settings: MixpanelConfiguration,
+    *,
     now: datetime,
-    backfill: Window | None,
-    full_refresh: bool,
-) -> None:
-    names = settings.event_names
-    events = tracked_events() if names == "tracked" else None if names == "all" else list(names)
-    loaded = load(
-        warehouse,
-        settings,
-        events=events,
-        now=now,
-        backfill=backfill,
-        full_refresh=full_refresh,
-    )
-    delivery = loaded.delivery
-    summary.mode = delivery.mode or summary.mode
-    if delivery.window is not None:
-        summary.from_date, summary.to_date = delivery.window.from_date, delivery.window.to_date
-    summary.watermark = loaded.watermark
-    summary.events_received = delivery.events_received
-    summary.events_new = loaded.events_new
-    summary.events_duplicate = delivery.events_received - loaded.events_new
-    summary.lines_rejected = delivery.lines_rejected
+    days: int,
+    heal: bool = False,
+    skip_transform: bool = False,
+    progress: Progress | None = None,
+) -> Audit:
+    """Compare what is loaded with Mixpanel's own counts; `heal` loads what is missing.
 
+    Args:
+        warehouse: What to compare.
+        settings: The source's configuration.
+        now: The current instant, with a time zone.
+        days: How many days, today included.
+        heal: Export the days again of which events are missing, and count them.
+        skip_transform: Count nothing after healing.
+        progress: Is told what is going on.
 
-def _without_secrets(
-    text: str, warehouse: Warehouse, settings: MixpanelConfiguration | None
-) -> str:
-    for secret in warehouse.secrets + (settings.secrets if settings else []):
-        text = text.replace(secret, "***")
-    return text
+    Returns:
+        What was found. Failures that can be expected are told in it, not raised.
+    """
+    run = Run(warehouse, settings, "audit", now=now, progress=progress)
+    found = Audit("impossible", error="Another sync is running: try again when it has ended.")
+
+    def steps() -> None:
+        nonlocal found
+        found = audit(run, days, heal=heal)
+        if found.healed_days and not skip_transform:
+            run.transform()
+
+    run.perform(steps)
+    if run.summary.status == "failed":
+        return Audit("impossible", error=run.summary.error)
+    return found

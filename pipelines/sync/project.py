@@ -1,5 +1,6 @@
 """Where the project's files are, and what its dbt project declares."""
 
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ def metrics() -> dict[str, dict[str, Any]]:
     """The metrics by name, as `dbt_project.yml` declares them."""
     project = yaml.safe_load((DBT_PROJECT / "dbt_project.yml").read_text())
     declared: dict[str, dict[str, Any]] = project["vars"]["metrics"]
+    return declared
+
+
+@cache
+def version() -> str:
+    """The project's version."""
+    declared: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     return declared
 
 

@@ -5,11 +5,14 @@ import os
 import sys
 
 from sync.errors import SyncError
+from sync.progress import Progress
 from sync.project import DBT_PROJECT
 from sync.warehouse import Warehouse
 
 
-def transform(warehouse: Warehouse, *, full_refresh: bool = False) -> None:
+def transform(
+    warehouse: Warehouse, *, full_refresh: bool = False, progress: Progress | None = None
+) -> None:
     """Run `dbt build` for the models on the raw dataset, in this process.
 
     Tests that read everything stored are left to `dbt build` by hand and to full refreshes: the
@@ -22,12 +25,12 @@ def transform(warehouse: Warehouse, *, full_refresh: bool = False) -> None:
     from dbt.cli.main import dbtRunner
 
     arguments = ["--quiet", "--log-level-file", "none", "build", "--select", "source:mixpanel+"]
-    arguments += ["--exclude", "test_type:unit"]
+    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
     arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
     arguments += ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
     arguments += ["--target", warehouse.name]
     with _environment(warehouse.environment), contextlib.redirect_stdout(sys.stderr):
-        result = dbtRunner().invoke(arguments)
+        result = dbtRunner(callbacks=[_teller(progress)] if progress else []).invoke(arguments)
     if warehouse.name == "duckdb":
         # dbt keeps the file, and its lock, until the process ends.
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
@@ -38,6 +41,16 @@ def transform(warehouse: Warehouse, *, full_refresh: bool = False) -> None:
             f"dbt build failed: {_reason(result)} What was loaded is kept and is counted by the "
             "next run that succeeds: mend it and run again."
         )
+
+
+def _teller(progress: Progress):  # type: ignore[no-untyped-def]
+    """A callback that takes dbt's events and tells which node is being built."""
+
+    def tell(event) -> None:  # type: ignore[no-untyped-def]
+        if event.info.name == "LogStartLine":
+            progress.step = f"Building the models: {event.data.description}"
+
+    return tell
 
 
 @contextlib.contextmanager

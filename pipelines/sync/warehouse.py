@@ -5,7 +5,7 @@ import hashlib
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,8 @@ class Warehouse(ABC):
     name: DestinationName
     holds_nul: bool
     """Whether text and JSON can hold NUL characters."""
+    placeholder: str
+    """What stands for a parameter in the driver's SQL."""
     secrets: list[str]
     """What may never be printed."""
 
@@ -66,30 +68,43 @@ class Warehouse(ABC):
     def tune(self) -> None:
         """Create the indexes that the merge and the models need, where there are none yet."""
 
+    @abstractmethod
+    def is_missing(self, column: str, name: str) -> str:
+        """The SQL condition that a JSON column has no such property."""
+
     @property
     def fingerprint(self) -> str:
         """A name for the database that can be a file's name."""
         return hashlib.sha256(self.location.encode()).hexdigest()[:16]
 
-    def value(self, query: str) -> Any:
-        """The first column of the first row that `query` returns."""
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What `query` returns; each %s in it stands for a parameter."""
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(query)
-            return cursor.fetchone()[0]
+            cursor.execute(query.replace("%s", self.placeholder), parameters)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
 
-    def execute(self, statement: str) -> None:
-        """Run one statement in a transaction of its own."""
+    def value(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of the first row that `query` returns."""
+        return self.rows(query, parameters)[0][0]
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        """Run one statement in a transaction of its own; each %s in it stands for a parameter."""
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(statement)
+            cursor.execute(statement.replace("%s", self.placeholder), parameters)
             connection.commit()
 
-    def has_table(self, schema: str, table: str) -> bool:
-        return bool(
-            self.value(
-                "select count(*) from information_schema.tables "
-                f"where table_schema = '{schema}' and table_name = '{table}'"
-            )
+    def columns(self, schema: str, table: str) -> set[str]:
+        """The names of the table's columns; none when there is no such table."""
+        found = self.rows(
+            "select column_name from information_schema.columns "
+            "where table_schema = %s and table_name = %s",
+            [schema, table],
         )
+        return {name for (name,) in found}
+
+    def has_table(self, schema: str, table: str) -> bool:
+        return bool(self.columns(schema, table))
 
 
 @dataclass
@@ -101,6 +116,7 @@ class DuckDB(Warehouse):
 
     name = "duckdb"
     holds_nul = True
+    placeholder = "?"
 
     def __post_init__(self) -> None:
         self.secrets = []
@@ -147,6 +163,9 @@ class DuckDB(Warehouse):
     def tune(self) -> None:
         pass
 
+    def is_missing(self, column: str, name: str) -> str:
+        return f"json_extract_string({column}, '/{name}') is null"
+
 
 @dataclass
 class Postgres(Warehouse):
@@ -154,6 +173,7 @@ class Postgres(Warehouse):
 
     name = "postgres"
     holds_nul = False
+    placeholder = "%s"
 
     def __post_init__(self) -> None:
         self.secrets = [str(self.credentials.password)]
@@ -219,6 +239,9 @@ class Postgres(Warehouse):
             "create index if not exists events_dlt_load_id "
             f"on {RAW_DATASET}.events using brin (_dlt_load_id) with (autosummarize = on)"
         )
+
+    def is_missing(self, column: str, name: str) -> str:
+        return f"({column} ->> '{name}') is null"
 
 
 def configured_destination() -> str:

@@ -230,7 +230,7 @@ def test_what_is_no_event_is_not_added(mixpanel: LocalMixpanel, broken: dict[str
         ({"event": "[]"}, "event has to be a JSON array"),
         ({"time_in_ms": "1"}, "time_in_ms has to be true or false"),
         ({"project_id": None}, "project_id is a required parameter"),
-        ({"where": 'properties["$os"] == "iOS"'}, "does not support: where"),
+        ({"where": 'properties["$os"] ~ "iOS"'}, "where is not understood"),
         ({"limit": "10"}, "does not support: limit"),
         ({"from_date": ["2026-03-09", "2026-03-10"]}, "a parameter is given twice"),
     ],

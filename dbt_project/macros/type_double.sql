@@ -1,0 +1,9 @@
+{# The type of numbers with a fraction. dbt's own `type_float` has seven digits on DuckDB. #}
+{% macro type_double() -%}
+    {{ adapter.dispatch('type_double')() }}
+{%- endmacro %}
+
+
+{% macro default__type_double() -%}
+    double precision
+{%- endmacro %}

@@ -1,0 +1,9 @@
+{# The date of an instant in UTC, whatever time zone the session of whoever asks is in. #}
+{% macro utc_date(instant) -%}
+    {{ adapter.dispatch('utc_date')(instant) }}
+{%- endmacro %}
+
+
+{% macro default__utc_date(instant) -%}
+    cast({{ instant }} at time zone 'UTC' as date)
+{%- endmacro %}
