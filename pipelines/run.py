@@ -55,25 +55,28 @@ def main(arguments: list[str] | None = None) -> int:
             return _report_audit(_audit(options), as_json=options.json)
         return _report(_sync(parser, options), as_json=options.json)
     except ConfigurationError as error:
-        _report(_failed(options, str(error)), as_json=options.json)
+        _report_failure(options, str(error))
         return EXIT_USAGE
     except KeyboardInterrupt:
-        message = "Interrupted. It is safe to run again."
-        code = _report(_failed(options, message), as_json=options.json)
-        return EXIT_AUDIT["impossible"] if options.command == "audit" else code
+        return _report_failure(options, "Interrupted. It is safe to run again.")
 
 
-def _failed(options: argparse.Namespace, message: str) -> "Summary":
-    """The summary of a sync that did not come to its own end."""
+def _report_failure(options: argparse.Namespace, message: str) -> int:
+    """Report a command that did not come to its own end."""
+    if options.command == "audit":
+        from sync.audit import Audit
+
+        return _report_audit(Audit("impossible", error=message), as_json=options.json)
     from sync.summary import Summary
     from sync.warehouse import configured_destination
 
-    return Summary(
+    summary = Summary(
         status="failed",
         mode=_mode(options),
         destination=options.destination or configured_destination(),
         error=message,
     )
+    return _report(summary, as_json=options.json)
 
 
 def _mode(options: argparse.Namespace) -> "Mode":

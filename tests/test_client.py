@@ -198,7 +198,7 @@ def test_a_rate_limit_may_name_a_date(mixpanel, client, tmp_path, pauses):
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="sometime")
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after="Wed, 21 Oct 99999999999 07:28:00 GMT")
     fetch(client(attempts=1, retry_pause_seconds=3), tmp_path)
-    assert pauses == [6, 12]
+    assert pauses == [3, 6, 12]
 
 
 def test_a_rate_limit_without_a_time_is_waited_out_ever_longer(mixpanel, client, tmp_path, pauses):

@@ -136,7 +136,20 @@ class History:
         assert summary.events_duplicate == lines - summary.events_new
         if not arguments.get("skip_transform"):
             self.counted = self.loaded
+        if self.cursor == "processed_at" and summary.mode == "incremental":
+            self._check_that_nothing_is_late()
         return None
+
+    def _check_that_nothing_is_late(self) -> None:
+        """Whatever arrived until a minute ago is loaded, however long ago it happened."""
+        arrived = [
+            json.dumps(event).encode()
+            for event in self.sent
+            if event["event"] in recount.TRACKED
+            and event["properties"]["mp_processing_time_ms"] < (self.now.timestamp() - 60) * 1000
+        ]
+        missing = recount.deliver({}, arrived).keys() - self.loaded.keys()
+        assert not missing, f"not loaded: {missing}"
 
     def _sync(self, **arguments: Any) -> Summary:
         return sync(self.warehouse, load_configuration(), now=self.now, **arguments)
@@ -337,7 +350,7 @@ def test_every_event_counts_once_after_any_history(
 ):
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "2")
     monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", "occurred_at")
-    monkeypatch.setenv("SOURCES__MIXPANEL__ARRIVAL_DAYS", "45")
+    monkeypatch.setenv("SOURCES__MIXPANEL__ARRIVAL_DAYS", "60")
     server = request.getfixturevalue("postgresql") if warehouse.name == "postgres" else None
     history = History(warehouse, mixpanel, random.Random(seed), server)
     done = []

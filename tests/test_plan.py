@@ -21,7 +21,7 @@ DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
 def by_arrival(since=NOON - HOUR, now=NOON, last=TODAY, zone="UTC", arrival_days=5):
-    stage = arrivals(
+    return arrivals(
         since + 2 * HOUR,
         now,
         lookback=2 * HOUR,
@@ -29,22 +29,20 @@ def by_arrival(since=NOON - HOUR, now=NOON, last=TODAY, zone="UTC", arrival_days
         timezone=ZoneInfo(zone),
         last_event_day=last,
     )
-    assert stage is not None
-    return stage
 
 
 @pytest.mark.parametrize(
-    ("bytes_per_day", "days_before", "expected"),
+    ("bytes_per_day", "days_answered", "expected"),
     [
-        pytest.param(None, None, 1, id="nothing known"),
-        pytest.param(REQUEST_BYTES * 3, None, 1, id="a day is more than enough"),
-        pytest.param(REQUEST_BYTES / 16, None, 16, id="sixteen days fit"),
-        pytest.param(REQUEST_BYTES / 16, 1, 8, id="growing slowly"),
-        pytest.param(0, 8, 64, id="empty days"),
+        pytest.param(None, 0, (1, False), id="nothing known"),
+        pytest.param(REQUEST_BYTES * 3, 1, (1, True), id="a day is more than enough"),
+        pytest.param(REQUEST_BYTES / 4, 1, (4, True), id="four days fit"),
+        pytest.param(REQUEST_BYTES / 16, 1, (8, False), id="growing slowly"),
+        pytest.param(0, 8, (64, False), id="empty days"),
     ],
 )
-def test_requests_have_the_size_that_fits(bytes_per_day, days_before, expected):
-    assert days_at_once(bytes_per_day, days_before) == expected
+def test_requests_have_the_size_that_fits(bytes_per_day, days_answered, expected):
+    assert days_at_once(bytes_per_day, days_answered) == expected
 
 
 def test_whole_days_are_asked_for_without_a_filter():
@@ -95,16 +93,16 @@ def test_days_of_events_are_the_projects():
     assert in_kolkata.request(late.date(), late.date()).window == Window(TODAY - 5 * DAY, TODAY)
 
 
-def test_a_clock_that_went_back_asks_for_nothing():
-    stage = arrivals(
-        NOON,
-        NOON - DAY,
-        lookback=HOUR,
-        arrival_days=5,
-        timezone=ZoneInfo("UTC"),
-        last_event_day=TODAY,
-    )
-    assert stage is None
+def test_a_clock_that_went_back_asks_for_nothing_that_it_cannot_know():
+    stage = by_arrival(since=NOON, now=NOON - DAY, last=TODAY - DAY)
+    assert stage.until == NOON - DAY - timedelta(minutes=1)
+    assert stage.arrival == Arrival(stage.until - 2 * HOUR, stage.until)
+
+
+def test_what_arrived_after_the_last_day_does_not_keep_a_cursor_from_changing():
+    stage = by_arrival(since=NOON - 3 * HOUR, last=TODAY - DAY)
+    midnight = datetime(2026, 3, 10, tzinfo=UTC)
+    assert stage.arrival == Arrival(midnight - 2 * HOUR, midnight)
 
 
 def test_a_change_of_the_cursor_reads_the_days_that_either_may_lack():

@@ -75,6 +75,7 @@ class EventStore:
         self._days: dict[int, _Day] = {}
         self._version = 0
         self._becoming_visible: list[float] = []
+        self._visible = 0
         self._lock = threading.Lock()
 
     def add(self, events: Iterable[Mapping[str, Any]], visible_from: float = 0.0) -> int:
@@ -86,6 +87,10 @@ class EventStore:
         Raises:
             ValueError: An event has no name or no time, or holds a NaN or an infinity.
         """
+        if visible_from:
+            # First of all: no selection may take hidden events for visible ones of its version.
+            with self._lock:
+                insort(self._becoming_visible, visible_from)
         count = 0
         encoded = map(_encode, events)
         while batch := list(islice(encoded, _BATCH)):
@@ -94,9 +99,6 @@ class EventStore:
                     self._append(ordinal, line, name, time_ms, visible_from)
                 self._version += 1
             count += len(batch)
-        if visible_from:
-            with self._lock:
-                insort(self._becoming_visible, visible_from)
         return count
 
     def add_lines(self, day: date, lines: Iterable[bytes], event: str | None) -> None:
@@ -139,19 +141,27 @@ class EventStore:
                 if from_date.toordinal() <= ordinal <= to_date.toordinal()
             ]
             # Events that become visible change what there is as much as those that are added.
-            version = self._version + bisect_right(self._becoming_visible, now)
-            return Selection(version, days, events, time_in_ms, now, matches)
+            visible = bisect_right(self._becoming_visible, now)
+            if visible != self._visible:
+                self._visible = visible
+                self._version += 1
+            return Selection(self._version, days, events, time_in_ms, now, matches)
 
-    def remove(self, choose: Callable[[Sequence[bytes]], Collection[int]]) -> int:
+    def remove(
+        self, choose: Callable[[Sequence[bytes]], Collection[int]], now: float = math.inf
+    ) -> int:
         """Remove lines for good and return how many.
 
         Args:
-            choose: Given the lines of a day, returns the positions of those that go.
+            choose: Given lines of a day, returns the positions of those that go.
+            now: What is visible only later stays, unseen; in seconds since 1970 UTC.
         """
         removed = 0
         with self._lock:
             for ordinal, day in self._days.items():
-                going = set(choose(day.lines))
+                seen = [place for place, since in enumerate(day.visible_from) if since <= now]
+                chosen = choose([day.lines[place] for place in seen])
+                going = {seen[position] for position in chosen}
                 staying = [place for place in range(len(day.lines)) if place not in going]
                 # A new object: selections go on to read the old one.
                 self._days[ordinal] = _Day(

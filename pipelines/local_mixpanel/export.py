@@ -46,7 +46,10 @@ def parse_query(query: Mapping[str, str], today: date) -> ExportQuery:
     if time_in_ms not in ("true", "false"):
         raise _invalid("time_in_ms has to be true or false")
     where = query.get("where")
-    matcher(where)
+    try:
+        matcher(where)
+    except Unsupported as error:
+        raise _invalid(str(error)) from error
     names = names_of(query.get("event"))
     return ExportQuery(from_date, to_date, names, time_in_ms == "true", where)
 
@@ -54,15 +57,14 @@ def parse_query(query: Mapping[str, str], today: date) -> ExportQuery:
 def matcher(where: str | None) -> Callable[[bytes], bool] | None:
     """What tells of a line whether an expression matches its event; None for no expression.
 
+    A line that is no JSON object matches nothing.
+
     Raises:
-        Refused: With 400, when the expression is not understood.
+        Unsupported: The expression is not understood.
     """
     if where is None:
         return None
-    try:
-        matches = parse(where)
-    except Unsupported as error:
-        raise _invalid(str(error)) from error
+    matches = parse(where)
 
     def matches_line(line: bytes) -> bool:
         try:

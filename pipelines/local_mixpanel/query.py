@@ -1,18 +1,23 @@
-"""`GET /api/query/events`: what Mixpanel's own reports count.
+"""`GET /api/query/events` and its `/names`: what Mixpanel's own reports count.
 
-https://docs.mixpanel.com/reference/list-recent-events
+https://docs.mixpanel.com/reference/list-recent-events and /reference/query-months-top-event-names
 """
 
-import json
+import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Set
 from datetime import date, timedelta
-from typing import Any
 
 from local_mixpanel.answers import Answer, Refused, as_json, text
-from local_mixpanel.export import day_of, names_of
+from local_mixpanel.export import days_of, names_of, refuse_unsupported
+from local_mixpanel.stored_events import count_distinct
 
-_SUPPORTED = {"type": "general", "unit": "day"}
+_ONLY = {"type": "general", "unit": "day"}
+_COUNT_PARAMETERS = {"event", "from_date", "to_date", "project_id", *_ONLY}
+_NAMES_PARAMETERS = {"limit", "project_id", "type"}
+_DEFAULT_LIMIT = "255"
+# Names are those of the last 31 days, today included.
+_DAYS_OF_NAMES = 31
 _NO_QUERY_API = {
     "error": "Your plan does not allow API calls. Upgrade at mixpanel.com/pricing",
     "status": "error",
@@ -24,22 +29,32 @@ def not_in_plan() -> Answer:
     return as_json(402, _NO_QUERY_API)
 
 
-def parse_count_query(query: Mapping[str, str]) -> tuple[date, date, frozenset[str]]:
+def parse_count_query(query: Mapping[str, str], today: date) -> tuple[date, date, frozenset[str]]:
     """The days, both inclusive, and the event names to count.
 
     Raises:
         Refused: With 400 and the reason.
     """
-    for name, value in _SUPPORTED.items():
-        if query.get(name) != value:
-            raise Refused(text(400, f"the local Mixpanel supports only {name}={value}"))
-    from_date, to_date = day_of(query, "from_date"), day_of(query, "to_date")
-    if from_date > to_date:
-        raise Refused(text(400, "to_date cannot be earlier than from_date"))
+    _check(query, _COUNT_PARAMETERS)
+    from_date, to_date = days_of(query, today)
     names = names_of(query.get("event"))
     if names is None:
         raise Refused(text(400, "event is a required parameter"))
     return from_date, to_date, names
+
+
+def parse_names_query(query: Mapping[str, str], today: date) -> tuple[date, date, int]:
+    """The days, both inclusive, whose most common event names are asked for, and how many.
+
+    Raises:
+        Refused: With 400 and the reason.
+    """
+    _check(query, _NAMES_PARAMETERS)
+    limit = query.get("limit", _DEFAULT_LIMIT)
+    # Longer numbers are more than there can be names, and at some length none to Python.
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", limit, re.ASCII):
+        raise Refused(text(400, "limit has to be a positive number"))
+    return today - timedelta(days=_DAYS_OF_NAMES - 1), today, int(limit)
 
 
 def counts_answer(
@@ -57,65 +72,16 @@ def counts_answer(
     return as_json(200, {"data": data, "legend_size": len(counts)})
 
 
-def names_answer(query: Mapping[str, str], lines: Iterable[tuple[date, bytes]]) -> Answer:
-    """The names of events, the most common first."""
+def names_answer(limit: int, lines: Iterable[tuple[date, bytes]]) -> Answer:
+    """The names of at most `limit` events, the most common first."""
     totals = Counter[str]()
     for (name, _), number in count_distinct(lines).items():
         totals[name] += number
-    limit = int(query.get("limit", "255"))
     return as_json(200, [name for name, _ in totals.most_common(limit)])
 
 
-def count_distinct(lines: Iterable[tuple[date, bytes]]) -> Counter[tuple[str, date]]:
-    """How many events there are by name and day, copies counted once.
-
-    Copies have the same event, distinct_id, time and $insert_id; what has none is no copy.
-    https://docs.mixpanel.com/docs/tracking-methods/deduplication
-    """
-    seen = set()
-    counts = Counter[tuple[str, date]]()
-    for day, line in lines:
-        event = read_event(line)
-        if event is None:
-            continue
-        properties = event["properties"]
-        if properties.get("$insert_id"):
-            # As text: an id may be of any type of JSON.
-            identity = json.dumps(
-                [event["event"], *map(properties.get, ("distinct_id", "time", "$insert_id"))]
-            )
-            if identity in seen:
-                continue
-            seen.add(identity)
-        counts[event["event"], day] += 1
-    return counts
-
-
-def older_copies(lines: Sequence[bytes]) -> list[int]:
-    """The positions of a day's lines of which a later copy follows: same event, person and id."""
-    last: dict[str, int] = {}
-    older = []
-    for place, line in enumerate(lines):
-        event = read_event(line)
-        if event is None or not event["properties"].get("$insert_id"):
-            continue
-        identity = json.dumps(
-            [event["event"], *map(event["properties"].get, ("distinct_id", "$insert_id"))]
-        )
-        if identity in last:
-            older.append(last[identity])
-        last[identity] = place
-    return older
-
-
-def read_event(line: bytes) -> dict[str, Any] | None:
-    """The event in a line; None for any other line."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("properties"), dict):
-        return None
-    if not isinstance(event.get("event"), str) or "time" not in event["properties"]:
-        return None
-    return event
+def _check(query: Mapping[str, str], supported: Set[str]) -> None:
+    refuse_unsupported(query, supported)
+    for name in sorted(_ONLY.keys() & supported):
+        if query.get(name) != _ONLY[name]:
+            raise Refused(text(400, f"the local Mixpanel supports only {name}={_ONLY[name]}"))

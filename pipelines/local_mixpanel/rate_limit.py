@@ -1,4 +1,4 @@
-"""Mixpanel's limits on exports: 60 an hour, 3 a second, per project (docs, rate limits)."""
+"""Mixpanel's limits on requests: 60 an hour, 3 a second, per project (docs, rate limits)."""
 
 import math
 import threading
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RateLimit:
-    """How many exports are answered; None for any number."""
+    """How many requests of one kind are answered; None for any number."""
 
     per_hour: int | None = 60
     per_second: int | None = 3

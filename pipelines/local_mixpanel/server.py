@@ -1,11 +1,10 @@
 """The local Mixpanel itself: its routes and what a test can do with it."""
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -22,11 +21,14 @@ from local_mixpanel.query import (
     counts_answer,
     names_answer,
     not_in_plan,
-    older_copies,
     parse_count_query,
-    read_event,
+    parse_names_query,
 )
 from local_mixpanel.rate_limit import RateLimit, RateLimiter
+from local_mixpanel.stored_events import events_of, older_copies
+from local_mixpanel.throttle import throttled
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class LocalMixpanel:
         rate_limit: RateLimit | None = None,
         has_query_api: bool = True,
         now: Callable[[], datetime] | None = None,
+        bytes_per_second: int | None = None,
     ) -> None:
         """Prepare a project without events.
 
@@ -73,8 +76,15 @@ class LocalMixpanel:
             rate_limit: When requests are answered with 429, exports and queries each for
                 themselves; never by default.
             has_query_api: Whether the project's plan includes the Query API.
-            now: The clock by which events become visible; the machine's by default.
+            now: The clock by which events are received and become visible, with a time zone; the
+                machine's by default.
+            bytes_per_second: How fast the body of an export comes at most; None for any speed.
+
+        Raises:
+            ValueError: `bytes_per_second` is below 1.
         """
+        if bytes_per_second is not None and bytes_per_second < 1:
+            raise ValueError(f"bytes_per_second has to be at least 1, not {bytes_per_second}")
         self.project_id = project_id
         self.username = username
         self.secret = secret
@@ -87,6 +97,7 @@ class LocalMixpanel:
         self._export_limiter = RateLimiter(rate_limit) if rate_limit else None
         self._query_limiter = RateLimiter(rate_limit) if rate_limit else None
         self._has_query_api = has_query_api
+        self._bytes_per_second = bytes_per_second
         self._store = EventStore()
         self._cache = GzipCache()
         self._faults: deque[PlannedFault] = deque()
@@ -131,11 +142,14 @@ class LocalMixpanel:
         Args:
             events: `{"event": str, "properties": {"time": seconds since 1970 UTC, …}}` each;
                 nothing is added to their properties.
-            visible_from: From when on exports deliver them; at once by default.
+            visible_from: From when on exports deliver and queries count them; at once by default.
 
         Raises:
-            ValueError: An event has no name or no time; those before it may be added already.
+            ValueError: An event has no name or no time; those before it may be added already. Or
+                `visible_from` has no time zone.
         """
+        if visible_from and visible_from.tzinfo is None:
+            raise ValueError("visible_from needs a time zone")
         return self._store.add(events, visible_from.timestamp() if visible_from else 0.0)
 
     def add_lines(self, day: date, lines: Iterable[bytes], event: str | None = None) -> None:
@@ -157,7 +171,11 @@ class LocalMixpanel:
         time_in_ms: bool = False,
         where: str | None = None,
     ) -> list[bytes]:
-        """What a whole export of these UTC days (inclusive) and names delivers, line by line."""
+        """What a whole export of these UTC days (inclusive) and names delivers, line by line.
+
+        Raises:
+            ValueError: `where` is no expression that an export takes.
+        """
         query = ExportQuery(
             from_date, to_date, None if events is None else frozenset(events), time_in_ms, where
         )
@@ -166,22 +184,18 @@ class LocalMixpanel:
     def compact(self) -> None:
         """Remove copies as Mixpanel does after a while: by calendar day, the last one stays.
 
+        Events that are not visible yet are no copies yet.
+
         https://docs.mixpanel.com/docs/tracking-methods/deduplication
         """
-        self._store.remove(older_copies)
+        self._store.remove(older_copies, self._now().timestamp())
 
     def delete(self, distinct_ids: Collection[str]) -> int:
-        """Remove the events of these people, as a deletion request does; return how many."""
+        """Remove the events of these people, as a deletion request does; return how many.
 
-        def theirs(lines: Sequence[bytes]) -> list[int]:
-            events = map(read_event, lines)
-            return [
-                place
-                for place, event in enumerate(events)
-                if event and event["properties"].get("distinct_id") in distinct_ids
-            ]
-
-        return self._store.remove(theirs)
+        Those that are not visible yet go as well.
+        """
+        return self._store.remove(partial(events_of, distinct_ids=frozenset(distinct_ids)))
 
     def fail(
         self,
@@ -244,10 +258,15 @@ class LocalMixpanel:
         _limit(self._export_limiter)
         selection = self._select(query)
         is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
+        answer: Answer | None
         if fault := self._next_fault():
-            return fault.answer(selection.lines(), is_gzip, self._closing)
-        compress = partial(self._cache.compressed, query, selection.version)
-        return events_answer(join_lines(selection.lines()), compress if is_gzip else None)
+            answer = fault.answer(selection.lines(), is_gzip, self._closing)
+        else:
+            compress = partial(self._cache.compressed, query, selection.version)
+            answer = events_answer(join_lines(selection.lines()), compress if is_gzip else None)
+        if answer is None or self._bytes_per_second is None:
+            return answer
+        return replace(answer, parts=throttled(answer.parts, self._bytes_per_second, self._closing))
 
     def _select(self, query: ExportQuery) -> Selection:
         return self._store.select(
@@ -261,16 +280,18 @@ class LocalMixpanel:
 
     def _count(self, request: Request) -> Answer:
         self._authorize_query(request)
-        from_date, to_date, names = parse_count_query(request.query)
+        from_date, to_date, names = parse_count_query(request.query, self._today())
         _limit(self._query_limiter)
-        selection = self._select(ExportQuery(from_date, to_date, names, time_in_ms=False))
+        # All names: those of lines that were added as bytes stand in the lines only.
+        selection = self._select(ExportQuery(from_date, to_date, None, time_in_ms=False))
         return counts_answer(from_date, to_date, names, selection.lines_by_day())
 
     def _names(self, request: Request) -> Answer:
         self._authorize_query(request)
+        from_date, to_date, limit = parse_names_query(request.query, self._today())
         _limit(self._query_limiter)
-        selection = self._select(ExportQuery(date.min, date.max, None, time_in_ms=False))
-        return names_answer(request.query, selection.lines_by_day())
+        selection = self._select(ExportQuery(from_date, to_date, None, time_in_ms=False))
+        return names_answer(limit, selection.lines_by_day())
 
     def _authorize_query(self, request: Request) -> None:
         self._authorize(request)
@@ -328,7 +349,7 @@ class LocalMixpanel:
         return _code(200, "OK", num_records_imported=len(events))
 
     def _receive(self, events: Iterable[Mapping[str, Any]], *, is_import: bool) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = (self._now() - _EPOCH) // timedelta(milliseconds=1)
         self._store.add([received(event, now_ms, is_import=is_import) for event in events])
 
 

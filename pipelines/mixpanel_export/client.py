@@ -79,7 +79,7 @@ class MixpanelClient:
     bytes_received: int = 0
     """As they came: compressed."""
     waiting_until: datetime | None = None
-    """When the request that waits longest is sent; None while none waits."""
+    """Until when a request waited, or waits."""
 
     def __post_init__(self) -> None:
         self._stopped = threading.Event()
@@ -172,7 +172,7 @@ class MixpanelClient:
                 reason, told = str(error), error.retry_after
                 pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
                 limited += 1
-                self.budget.block(pause if told is None else told)
+                self.budget.block(told or pause)
                 continue
             except (BrokenAnswer, _Transient) as error:
                 failures += 1
@@ -184,7 +184,8 @@ class MixpanelClient:
                 reason = str(error)
                 told = error.retry_after if isinstance(error, _Transient) else None
                 pause = self._pause(failures - 1, LONGEST_PAUSE_SECONDS)
-            waited = self._wait(pause if told is None else told, waited, reason)
+            # To come back at once, or at a time that our clock has passed, would only be hammering.
+            waited = self._wait(told or pause, waited, reason)
 
     def _take_turn(self, waited: float, reason: str) -> float:
         """Wait until the budget has room for a request; the seconds waited, with those before."""
@@ -195,6 +196,11 @@ class MixpanelClient:
         return waited
 
     def _wait(self, pause: float, waited: float, reason: str) -> float:
+        # Keeping to three requests a second is no waiting that anybody has to be told of.
+        if pause <= 1:
+            self._sleep(pause)
+            self._check_stopped()
+            return waited
         if waited + pause > self.settings.max_wait_minutes * 60:
             raise ExportError(
                 f"{reason}, and that did not change within "
@@ -202,12 +208,10 @@ class MixpanelClient:
                 "before stays: run again later."
             )
         until = datetime.now(UTC) + timedelta(seconds=pause)
-        # Keeping to three requests a second is nothing to tell anybody.
-        if pause > 1:
-            logger.warning("%s: waiting %.0f s, until %s UTC", reason, pause, f"{until:%H:%M:%S}")
-            self.waiting_until = max(until, self.waiting_until or until)
+        said = self.settings.without_secrets(reason)
+        logger.warning("%s: waiting %.0f s, until %s UTC", said, pause, f"{until:%H:%M:%S}")
+        self.waiting_until = max(until, self.waiting_until or until)
         self._sleep(pause)
-        self.waiting_until = None
         self._check_stopped()
         return waited + pause
 

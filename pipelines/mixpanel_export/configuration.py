@@ -65,6 +65,8 @@ class MixpanelConfiguration(BaseConfiguration):
     """How many answers are downloaded side by side when a window takes several requests."""
     requests_per_hour: int = PER_HOUR
     """Our share of the 60 queries an hour that Mixpanel allows all tools of a project together."""
+    report_timezone: str | None = None
+    """The time zone in which Mixpanel's reports count days; that of exports if it is not given."""
     audit_after_sync: int = 0
     """How many days each sync compares with Mixpanel's own counts, and repairs; 0 for none."""
 
@@ -96,6 +98,11 @@ class MixpanelConfiguration(BaseConfiguration):
         return ZoneInfo(self.timezone)
 
     @property
+    def report_zone(self) -> ZoneInfo:
+        """The time zone of Mixpanel's own counts."""
+        return ZoneInfo(self.report_timezone or self.timezone)
+
+    @property
     def event_names(self) -> list[str] | str:
         """The names to ask for, or `tracked` or `all`."""
         if isinstance(self.events, str) and self.events.lstrip().startswith("["):
@@ -111,6 +118,12 @@ class MixpanelConfiguration(BaseConfiguration):
             for secret in (self.service_account_secret, self.project_secret, url_password)
             if secret
         ]
+
+    def without_secrets(self, text: str) -> str:
+        """The text as it may be shown."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
 
 
 def load_configuration() -> MixpanelConfiguration:
@@ -165,10 +178,12 @@ def _problem(settings: MixpanelConfiguration) -> str | None:
             return f"{name} cannot be negative"
     if settings.read_timeout_seconds <= 0:
         return "read_timeout_seconds has to be more than 0"
-    try:
-        ZoneInfo(settings.timezone)
-    except (ZoneInfoNotFoundError, ValueError):
-        return f"timezone {settings.timezone!r} is not a name of the IANA time zone database"
+    for name in ("timezone", "report_timezone"):
+        zone = getattr(settings, name)
+        try:
+            ZoneInfo(zone or "UTC")
+        except (ZoneInfoNotFoundError, ValueError):
+            return f"{name} {zone!r} is not a name of the IANA time zone database"
     return _events_problem(settings)
 
 

@@ -26,36 +26,34 @@ class Download:
     answer: Answer
 
 
-def downloads(
-    stage: Stage, fetch: Fetch, spool: Path, *, parallel: int, bytes_per_day: float | None
-) -> Iterator[Download]:
+def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iterator[Download]:
     """Yield the answers of a stage, oldest days first, while the next ones are being fetched.
 
-    A request is as many days as fit in `REQUEST_BYTES`, by the size of the answers so far; the
-    first is a single day when nothing is known.
+    The first request is a single day; the next ones are as many days as fit in `REQUEST_BYTES`,
+    by the size of the last answer, and side by side only when that is what limits them.
 
     Args:
         stage: What to export.
         fetch: Downloads a request to a path; called in threads of their own.
         spool: A directory for the answers; whoever takes one removes it.
-        parallel: How many answers may be on their way, or wait, at a time.
-        bytes_per_day: What a day measured earlier; None when that is not known.
+        parallel: How many answers may be on their way, or wait, beside the one handed out.
 
     Raises:
         ExportError: What `fetch` raised, once all answers before it were handed out.
     """
-    next_day, days_before = stage.days.from_date, None
+    next_day = stage.days.from_date
+    bytes_per_day: float | None = None
+    days_answered = 0
     pending: deque[tuple[Window, Request, Future[Answer]]] = deque()
     names = count()
 
     def fill() -> None:
-        nonlocal next_day, days_before
-        # The first answer tells how much to ask for next.
-        limit = 1 if bytes_per_day is None else parallel
+        nonlocal next_day
+        days_to_ask, is_filled = days_at_once(bytes_per_day, days_answered)
+        limit = parallel if is_filled else 1
         while next_day <= stage.days.to_date and len(pending) < limit:
-            days_before = days_at_once(bytes_per_day, days_before)
-            days_left = (stage.days.to_date - next_day).days
-            days = Window(next_day, next_day + timedelta(days=min(days_before - 1, days_left)))
+            last = min(next_day + timedelta(days=days_to_ask - 1), stage.days.to_date)
+            days = Window(next_day, last)
             request = stage.request(days.from_date, days.to_date)
             path = spool / f"answer-{next(names)}"
             pending.append((days, request, _in_thread(partial(fetch, request, path))))
@@ -65,7 +63,7 @@ def downloads(
     while pending:
         days, request, future = pending.popleft()
         answer = future.result()
-        bytes_per_day = answer.path.stat().st_size / days.length
+        bytes_per_day, days_answered = answer.path.stat().st_size / days.length, days.length
         fill()
         yield Download(days, request, answer)
 

@@ -89,8 +89,8 @@ class _UnusualProperties(msgspec.Struct):
 class _HotShard(msgspec.Struct):
     """What a renamed event was."""
 
-    event: str = msgspec.field(name="mp_original_event_name")
-    distinct_id: str | None = msgspec.field(default=None, name="mp_original_distinct_id")
+    event: msgspec.Raw = msgspec.field(default=_NULL, name="mp_original_event_name")
+    distinct_id: msgspec.Raw = msgspec.field(default=_NULL, name="mp_original_distinct_id")
 
 
 _lines = msgspec.json.Decoder(_Line)
@@ -215,8 +215,8 @@ class EventDecoder:
         try:
             event, payload, identity = _read(line)
             if event == HOT_SHARD_EVENT:
-                event = _restored(event, payload, identity)
-                if self._names is not None and event not in self._names:
+                event = _restored(payload, identity) or event
+                if not self._is_wanted(event):
                     return
             key = self._event_key(event, payload, identity)
         except RecursionError as error:
@@ -236,13 +236,22 @@ class EventDecoder:
         columns.replaced_characters.append(replaced)
         columns.copy_order.append(self._copy_order(identity.processed_ms))
 
+    def _is_wanted(self, event: str) -> bool:
+        """Whether a renamed event is one of those that were asked for."""
+        if self._names is None or HOT_SHARD_EVENT in self._names or event in self._names:
+            return True
+        if event == HOT_SHARD_EVENT:
+            raise _NotAnEvent("renamed by Mixpanel, and its own name is missing")
+        return False
+
     def _event_key(self, event: str, payload: bytes, identity: _Properties) -> str:
         """What makes an event the same event, however often it is exported.
 
         Mixpanel's own rule is event, distinct_id, time and $insert_id; the original distinct_id
         stands in because an identity merge rewrites the other one. Without $insert_id it is the
-        whole payload, and the how-manieth of its kind the line is: an answer holds whole days,
-        so the count comes out the same whenever the day is read.
+        whole payload, and the how-manieth of its kind the line is. An answer holds all lines of a
+        kind or none, as they have the same day and the same time of processing, so the count comes
+        out the same whenever they are read.
         https://docs.mixpanel.com/docs/tracking-methods/deduplication
         """
         original_id = identity.id_before_identity or identity.distinct_id
@@ -314,14 +323,13 @@ def _read_unusual(payload: bytes) -> _Properties:
     )
 
 
-def _restored(event: str, payload: bytes, identity: _Properties) -> str:
-    """The name that a renamed event had; its distinct_id goes into `identity`."""
-    try:
-        original = _hot_shard.decode(payload)
-    except msgspec.ValidationError:
-        return event
-    identity.distinct_id = original.distinct_id
-    return original.event
+def _restored(payload: bytes, identity: _Properties) -> str | None:
+    """The name that a renamed event had, None if it is not told; its id goes into `identity`."""
+    original = _hot_shard.decode(payload)
+    name = _text(original.event)
+    if name is not None:
+        identity.distinct_id = _text(original.distinct_id)
+    return name
 
 
 def _whole_number(token: msgspec.Raw) -> int | None:

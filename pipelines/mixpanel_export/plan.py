@@ -97,18 +97,22 @@ class Stage:
         return self.request(self.days.from_date, self.days.to_date).window
 
 
-def days_at_once(bytes_per_day: float | None, days_before: int | None) -> int:
-    """How many days to ask for in one request.
+def days_at_once(bytes_per_day: float | None, days_answered: int) -> tuple[int, bool]:
+    """How many days to ask for in one request, and whether that fills it.
 
     Args:
-        bytes_per_day: What a day measured lately; None when none is known.
-        days_before: How many days the request before asked for; None for the first.
+        bytes_per_day: What a day of the last answer measured; None before the first.
+        days_answered: How many days that answer was for.
+
+    Returns:
+        The days, and whether they are as many as fit. Otherwise the next answer has to be seen
+        before anything more is asked for: a project that grew may have been nearly empty so far.
     """
     if bytes_per_day is None:
-        return 1
-    fitting = int(REQUEST_BYTES // max(bytes_per_day, 1.0))
-    daring = fitting if days_before is None else min(fitting, days_before * _GROWTH)
-    return max(daring, 1)
+        return 1, False
+    fitting = max(int(REQUEST_BYTES // max(bytes_per_day, 1.0)), 1)
+    dared = days_answered * _GROWTH
+    return min(fitting, dared), fitting <= dared
 
 
 def arrivals(
@@ -119,17 +123,15 @@ def arrivals(
     arrival_days: int,
     timezone: ZoneInfo,
     last_event_day: date,
-) -> Stage | None:
+) -> Stage:
     """The events that arrived since `watermark` less the lookback, until a little before `now`.
 
     Nothing is asked for beyond `last_event_day`, so nothing that arrived after it counts as read.
-    None when the clock shows a time before all of that.
     """
     end_of_days = datetime.combine(last_event_day + _DAY, time(), timezone).astimezone(UTC)
     until = min(now - _ARRIVAL_DELAY, end_of_days)
-    since = watermark - lookback
-    if since >= until:
-        return None
+    # A watermark beyond that is of a clock that was fast, or of days that are not over yet.
+    since = min(watermark, until) - max(lookback, _ARRIVAL_DELAY)
     return Stage(
         Window(since.date(), (until - timedelta(microseconds=1)).date()),
         "processed_at",

@@ -6,7 +6,7 @@ lookback, are found here and nowhere else.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
@@ -28,9 +28,14 @@ Status = Literal["equal", "healed", "differing", "impossible"]
 DEFAULT_DAYS = 7
 # A query's names are part of its URL, which may have some thousand characters.
 _CHARACTERS_OF_NAMES = 4000
+# How many queries to expect for all events of a project.
+_BATCHES_OF_ALL = 5
 
 _SHORT = "not loaded: arrived late, or lost with an answer that was cut"
+_NOT_YET = "not loaded: arrived since the last sync, or lost with an answer that was cut"
 _ARRIVING = "today's events are still arriving"
+# Of today, Mixpanel may count what arrived while we were reading: seconds of a day.
+_ARRIVING_SHARE = 0.01
 _COMPACTED = "copies with the same $insert_id on a day, which Mixpanel counts once"
 _GONE = "deleted or hidden at Mixpanel since, or not counted there yet"
 
@@ -106,18 +111,18 @@ def audit(run: Run, days: int, *, heal: bool = False) -> Audit:
         ExportError: Mixpanel gave no counts, or no whole answer.
         SyncError: The database did not take an answer.
     """
-    today = last_day(run.now, run.settings.zone, "today")
-    last = last_day(run.now, run.settings.zone, run.settings.end_day)
+    zone, settings = run.settings.report_zone, run.settings
+    last = last_day(run.now, zone, settings.end_day)
     window = Window(last - timedelta(days=days - 1), last)
-    found = _compare(run, window, today)
-    short = sorted({difference.day for difference in found.differences if difference.is_short})
+    found = _compare(run, window)
+    short = {each.day for each in found.differences if each.is_short and not each.is_explained}
     if not heal or not short:
         return found
     new_before = run.loaded.events_new
-    for stretch in _stretches(short):
+    for stretch in _stretches(sorted(_export_days(run, short))):
         run.load_again(stretch)
-    after = _compare(run, window, today, were_healed=True)
-    after.healed_days = short
+    after = _compare(run, window)
+    after.healed_days = sorted(short)
     after.events_healed = run.loaded.events_new - new_before
     if after.status == "equal":
         after.status = "healed"
@@ -133,7 +138,8 @@ def heal_after_sync(run: Run, days: int) -> None:
         return
     # Comparing takes a query per batch of names, twice when something is healed, and one for
     # the names themselves. A sync does not wait for an hour to pass.
-    needed = 2 * len(list(_batches(run.events or []))) + 3
+    batches = len(list(_batches(run.events))) if run.events else _BATCHES_OF_ALL
+    needed = 2 * batches + 3
     if run.client.budget.left < needed:
         logger.warning(
             "No audit after this sync: of this hour's requests fewer than %s are left.", needed
@@ -142,7 +148,8 @@ def heal_after_sync(run: Run, days: int) -> None:
     try:
         found = audit(run, days, heal=True)
     except ExportError as error:
-        logger.warning("The audit after the sync could not be done: %s", error)
+        said = run.without_secrets(str(error))
+        logger.warning("The audit after the sync could not be done: %s", said)
         return
     if found.healed_days:
         logger.warning(
@@ -156,7 +163,8 @@ def heal_after_sync(run: Run, days: int) -> None:
         )
 
 
-def _compare(run: Run, window: Window, today: date, *, were_healed: bool = False) -> Audit:
+def _compare(run: Run, window: Window) -> Audit:
+    today = last_day(run.now, run.settings.report_zone, "today")
     loaded = _loaded(run, window)
     names = run.events
     if names is None:
@@ -174,7 +182,7 @@ def _compare(run: Run, window: Window, today: date, *, were_healed: bool = False
             result.events_loaded += distinct
             if at_mixpanel != distinct:
                 cause, is_explained = _cause(
-                    at_mixpanel, distinct, by_calendar_day, is_arriving=were_healed and day == today
+                    at_mixpanel, distinct, by_calendar_day, is_today=day == today
                 )
                 result.differences.append(
                     Difference(day, name, at_mixpanel, distinct, cause, is_explained)
@@ -186,10 +194,14 @@ def _compare(run: Run, window: Window, today: date, *, were_healed: bool = False
 
 
 def _cause(
-    at_mixpanel: int, distinct: int, by_calendar_day: int, *, is_arriving: bool
+    at_mixpanel: int, distinct: int, by_calendar_day: int, *, is_today: bool
 ) -> tuple[str, bool]:
-    if at_mixpanel > distinct:
-        return (_ARRIVING, True) if is_arriving else (_SHORT, False)
+    missing = at_mixpanel - distinct
+    if missing > 0 and is_today:
+        is_arriving = missing <= at_mixpanel * _ARRIVING_SHARE
+        return (_ARRIVING, True) if is_arriving else (_NOT_YET, False)
+    if missing > 0:
+        return _SHORT, False
     if at_mixpanel >= by_calendar_day:
         return _COMPACTED, True
     return _GONE, False
@@ -207,7 +219,7 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
     days = " union all ".join(
         f"select date '{day}' as day, timestamp with time zone '{since.isoformat()}' as since, "
         f"timestamp with time zone '{until.isoformat()}' as until"
-        for day, since, until in _bounds(run, window)
+        for day, (since, until) in ((day, _bounds(run, day)) for day in window.days)
     )
     found = run.warehouse.rows(
         f"""
@@ -236,15 +248,24 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
     return {(event, day): (distinct, by_day) for event, day, distinct, by_day in found}
 
 
-def _bounds(run: Run, window: Window) -> Iterator[tuple[date, datetime, datetime]]:
-    """Each day with its first instant and the one after its last."""
-    zone = run.settings.zone
-    for day in window.days:
-        since, until = (
-            datetime.combine(day + timedelta(days=days), time(), zone).astimezone(UTC)
-            for days in (0, 1)
-        )
-        yield day, since, until
+def _bounds(run: Run, day: date) -> tuple[datetime, datetime]:
+    """The first instant of a day of Mixpanel's reports, and the one after its last."""
+    zone = run.settings.report_zone
+    since, until = (
+        datetime.combine(day + timedelta(days=days), time(), zone).astimezone(UTC)
+        for days in (0, 1)
+    )
+    return since, until
+
+
+def _export_days(run: Run, days: Collection[date]) -> set[date]:
+    """The days of exports that hold these days of reports."""
+    found = set[date]()
+    for day in days:
+        since, until = _bounds(run, day)
+        for instant in (since, until - timedelta(microseconds=1)):
+            found.add(instant.astimezone(run.settings.zone).date())
+    return {day for day in found if day <= last_day(run.now, run.settings.zone, "today")}
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ class Loaded:
     """What a load brought so far; filled in while it runs."""
 
     mode: Mode | None = None
+    cursor: Cursor | None = None
+    """The order that the watermark is in."""
     window: Window | None = None
     loaded_to_date: date | None = None
     days_total: int = 0
@@ -77,7 +79,6 @@ class Loader:
         client: Where to load from.
         events: The names to ask for; None for all.
         now: The current instant, with a time zone.
-        bytes_per_day: What a day of the project measured earlier; None when that is not known.
         loaded: Filled in with what was loaded.
         committed: Called after each commit.
     """
@@ -90,7 +91,6 @@ class Loader:
         *,
         events: Sequence[str] | None,
         now: datetime,
-        bytes_per_day: float | None,
         loaded: Loaded,
         committed: Callable[[], None],
     ) -> None:
@@ -99,7 +99,6 @@ class Loader:
         self._client = client
         self._events = events
         self._now = now
-        self._bytes_per_day = bytes_per_day
         self._loaded = loaded
         self._committed = committed
 
@@ -136,6 +135,8 @@ class Loader:
         """
         with self._opened() as (pipeline, spool):
             self._begin(mode, _watermark(pipeline))
+            if mode == "backfill":
+                self._loaded.loaded_to_date = already
             stage = Stage(days.after(already), None, self._now)
             self._load(pipeline, spool, stage, window=days)
             if not _has_loaded(pipeline):
@@ -151,9 +152,7 @@ class Loader:
         settings, zone = self._settings, self._settings.zone
         last = last_day(self._now, zone, settings.end_day)
         if watermark and watermark.cursor == settings.cursor == "processed_at":
-            stage = self._arrivals_since(watermark.instant)
-            if stage is not None:
-                yield stage
+            yield self._arrivals_since(watermark.instant)
             return
         if watermark is None:
             days = initial_window(last, settings.initial_window_days)
@@ -168,11 +167,9 @@ class Loader:
         # From here on by arrival: what those days delivered says since when.
         newest = self._loaded.delivery.newest_processed
         if settings.cursor == "processed_at" and newest is not None:
-            stage = self._arrivals_since(min(newest, self._now))
-            if stage is not None:
-                yield stage
+            yield self._arrivals_since(newest)
 
-    def _arrivals_since(self, instant: datetime) -> Stage | None:
+    def _arrivals_since(self, instant: datetime) -> Stage:
         return arrivals(
             instant,
             self._now,
@@ -188,20 +185,18 @@ class Loader:
         loaded = self._loaded
         if loaded.window is None:
             loaded.window = window or stage.window
+        loaded.cursor = stage.cursor or loaded.cursor
         loaded.days_total += stage.days.length
         received_before = loaded.delivery.events_received
         started = time.monotonic()
-        for download in downloads(
-            stage,
-            self._fetch,
-            spool,
-            parallel=self._settings.parallel_downloads,
-            bytes_per_day=self._bytes_per_day,
-        ):
+        parallel = self._settings.parallel_downloads
+        for download in downloads(stage, self._fetch, spool, parallel=parallel):
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
             # Days without events need no commit.
-            if not download.answer.is_empty:
+            if download.answer.is_empty:
+                download.answer.path.unlink()
+            else:
                 has_moved = loaded.delivery.events_received > received_before
                 self._commit(pipeline, stage, download, sets_back=stage.restarts and not has_moved)
             loaded.days_done += download.days.length
@@ -240,9 +235,11 @@ class Loader:
             holds_nul=self._warehouse.holds_nul,
             delivery=self._loaded.delivery,
         )
+        delivered_before = replace(self._loaded.delivery)
         try:
             (load_id,) = pipeline.run(source, loader_file_format="parquet").loads_ids
         except PipelineStepFailed as error:
+            self._loaded.delivery = delivered_before
             raise _cause(error) from error
         self._warehouse.tune()
         new, late = self._warehouse.rows(

@@ -55,8 +55,8 @@ class Progress:
         parts.append(f"{client.bytes_received / 1e6:,.1f} MB")
         parts.append(f"{rate:,.0f} events/s")
         until = client.waiting_until
-        if until is not None:
-            seconds = max((until - datetime.now(UTC)).total_seconds(), 0)
+        seconds = (until - datetime.now(UTC)).total_seconds() if until else 0
+        if until and seconds > 0:
             parts.append(f"waiting until {until:%H:%M:%S} UTC, {seconds:,.0f} s more")
         return ", ".join(parts)
 

@@ -92,7 +92,7 @@ class Run:
                     with self._progress.shown():
                         steps()
                         self._count_subscribers()
-                except (*_EXPECTED, KeyboardInterrupt) as error:
+                except BaseException as error:
                     self._fail(error)
                     raise
                 finally:
@@ -113,9 +113,13 @@ class Run:
     def load_backfill(self, days: Window) -> None:
         """Load `days`, from where a backfill of the same days and events came to."""
         loader = self._loader()
-        already = self._runs.progress_of(days, described(self.events))
+        already = self._runs.progress_of(days, described(self.events), self.now)
         if already:
-            logger.warning("Going on with the backfill after %s, where it came to.", already)
+            logger.warning(
+                "Going on with the backfill after %s, where it came to; for the days before, "
+                "backfill them alone.",
+                already,
+            )
         loader.load_days(days, "backfill", already=already)
 
     def load_again(self, days: Window) -> None:
@@ -140,7 +144,6 @@ class Run:
             self.client,
             events=self.events,
             now=self.now,
-            bytes_per_day=self._runs.bytes_per_day(),
             loaded=self.loaded,
             committed=self._keep,
         )
@@ -156,19 +159,20 @@ class Run:
         if isinstance(error, KeyboardInterrupt):
             self.summary.error = _INTERRUPTED
         elif isinstance(error, ExportError | SyncError):
-            self.summary.error = self._without_secrets(str(error))
+            self.summary.error = self.without_secrets(str(error))
         else:
+            what = type(error).__name__
+            if isinstance(error, duckdb.Error | psycopg2.Error):
+                what = f"{self.warehouse.name} at {self.warehouse.location} failed"
             said = " ".join(str(error).split())
-            self.summary.error = self._without_secrets(
-                f"{self.warehouse.name} at {self.warehouse.location} failed: {said} "
-                "It is safe to run again."
-            )
+            self.summary.error = self.without_secrets(f"{what}: {said} It is safe to run again.")
 
-    def _without_secrets(self, text: str) -> str:
-        secrets = self.warehouse.secrets + (self._settings.secrets if self._settings else [])
-        for secret in secrets:
+    def without_secrets(self, text: str) -> str:
+        """The text as it may be shown and kept."""
+        for secret in self.warehouse.secrets + (self._settings.secrets if self._settings else []):
             text = text.replace(secret, "***")
-        return text
+        # PostgreSQL's text cannot hold NUL.
+        return text.replace("\0", "")
 
     def _tell(self) -> None:
         summary, loaded = self.summary, self.loaded
@@ -193,7 +197,7 @@ class Run:
             window, delivery = loaded.window, loaded.delivery
             values |= {
                 "mode": loaded.mode,
-                "cursor_column": self.settings.cursor,
+                "cursor_column": loaded.cursor,
                 "event_names": self._event_names,
                 "from_date": window and window.from_date,
                 "to_date": window and window.to_date,
@@ -208,7 +212,7 @@ class Run:
                 "download_seconds": loaded.download_seconds,
                 "load_seconds": loaded.load_seconds,
             }
-        if self._settings is not None:
+        if "client" in vars(self):
             values["requests"] = self.client.requests_sent
             values["bytes"] = self.client.bytes_received
         self._runs.update(self._id, **values)

@@ -40,6 +40,9 @@ _COLUMNS = {
     "error": "text",
     "version": "text not null",
 }
+_HOUR = timedelta(hours=1)
+# Whoever asks for the same days much later wants them read again.
+_PROGRESS_LASTS = timedelta(days=7)
 _DIED = "The process ended without a word, as when it is killed. What it had committed counts."
 
 
@@ -85,33 +88,25 @@ class SyncRuns:
         )
 
     def requests_ago(self, now: datetime) -> list[float]:
-        """How many seconds before `now` each request of the last hour was sent, at the latest."""
-        hour_ago = now - timedelta(hours=1)
+        """How many seconds before `now` each request of the last hour was sent, about."""
         found = self.warehouse.rows(
-            f"select coalesce(finished_at, started_at), requests from {TABLE} "
+            f"select started_at, coalesce(finished_at, started_at), requests from {TABLE} "
             "where coalesce(finished_at, started_at) between %s and %s and requests > 0",
-            [hour_ago, now],
+            [now - _HOUR, now],
         )
-        return [(now - sent).total_seconds() for sent, requests in found for _ in range(requests)]
+        return [
+            (now - started - (finished - started) * number / requests).total_seconds()
+            for started, finished, requests in found
+            for number in range(requests)
+        ]
 
-    def bytes_per_day(self) -> float | None:
-        """What a day of the project measured lately; None when no run tells."""
-        found = self.warehouse.rows(
-            "select bytes, from_date, loaded_to_date "
-            f"from {TABLE} where bytes > 0 and loaded_to_date >= from_date "
-            "order by id desc limit 1"
-        )
-        for size, from_date, loaded_to_date in found:
-            return float(size) / Window(from_date, loaded_to_date).length
-        return None
-
-    def progress_of(self, backfill: Window, event_names: str) -> date | None:
-        """The last day that this backfill has committed, if its last run did not finish."""
+    def progress_of(self, backfill: Window, event_names: str, now: datetime) -> date | None:
+        """The last day that this backfill has committed, if its last run lately did not finish."""
         found = self.warehouse.rows(
             f"select status, loaded_to_date from {TABLE} "
             "where mode = 'backfill' and from_date = %s and to_date = %s and event_names = %s "
-            "order by id desc limit 1",
-            [backfill.from_date, backfill.to_date, event_names],
+            "and started_at > %s order by id desc limit 1",
+            [backfill.from_date, backfill.to_date, event_names, now - _PROGRESS_LASTS],
         )
         for status, loaded_to_date in found:
             if status != "ok" and loaded_to_date is not None and loaded_to_date < backfill.to_date:

@@ -176,7 +176,7 @@ class Postgres(Warehouse):
     placeholder = "%s"
 
     def __post_init__(self) -> None:
-        self.secrets = [str(self.credentials.password)]
+        self.secrets = [str(self.credentials.password)] if self.credentials.password else []
 
     @property
     def location(self) -> str:
@@ -238,6 +238,12 @@ class Postgres(Warehouse):
         self.execute(
             "create index if not exists events_dlt_load_id "
             f"on {RAW_DATASET}.events using brin (_dlt_load_id) with (autosummarize = on)"
+        )
+
+        # The audit asks for the events of some days.
+        self.execute(
+            "create index if not exists events_occurred_at "
+            f"on {RAW_DATASET}.events using brin (occurred_at) with (autosummarize = on)"
         )
 
     def is_missing(self, column: str, name: str) -> str:

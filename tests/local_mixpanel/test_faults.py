@@ -215,6 +215,21 @@ def test_missing_lines_cannot_be_seen(
     assert content.count(b"\n") == COUNT * 9 // 10
 
 
+def test_missing_lines_of_a_plain_answer_cannot_be_seen(
+    mixpanel: LocalMixpanel, export: Export, whole: bytes
+) -> None:
+    mixpanel.fail(Fault.LINES_MISSING, at=0.9)
+
+    response = export(headers={"Accept-Encoding": "identity"}, stream=True)
+    body, failed = received(response)
+
+    assert "Content-Encoding" not in response.headers
+    assert not failed
+    assert whole.startswith(body)
+    assert body.endswith(b"}\n")
+    assert body.count(b"\n") == COUNT * 9 // 10
+
+
 def test_stall_is_silent_in_the_middle_and_then_whole(
     mixpanel: LocalMixpanel, export: Export, whole: bytes
 ) -> None:
@@ -395,3 +410,12 @@ def test_measure_that_makes_no_sense_is_refused(mixpanel: LocalMixpanel) -> None
         mixpanel.fail(Fault.CHUNKED_CUT, at=1.5)
     with pytest.raises(ValueError, match="Retry-After"):
         mixpanel.fail(Fault.CHUNKED_CUT, retry_after=3)
+
+
+def test_faults_can_be_dropped(mixpanel: LocalMixpanel, export: Export, whole: bytes) -> None:
+    mixpanel.fail(Fault.BAD_GATEWAY, times=3)
+    assert export().status_code == 502
+
+    mixpanel.forgive()
+
+    assert export().content == whole
