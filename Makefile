@@ -31,11 +31,11 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest
 
-# HISTORIES=n makes it longer or shorter.
+# HISTORIES=n, on the databases in turn, makes it longer or shorter.
 chaos: setup
 	HISTORIES=$(HISTORIES) .venv/bin/python -m pytest tests/test_histories.py
 
-HISTORIES ?= 200
+HISTORIES ?= 400
 
 lint: setup
 	.venv/bin/ruff check .

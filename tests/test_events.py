@@ -20,10 +20,12 @@ def line(event="App Opened", **properties):
 def decode(tmp_path):
     """Decodes lines as one answer; returns its events and its rejected lines as dicts."""
 
-    def decode(*lines, timezone="UTC", holds_nul=True, only_day=None):
+    def decode(*lines, timezone="UTC", holds_nul=True, only_day=None, names=None):
         path = tmp_path / "answer"
         path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
-        decoder = EventDecoder(ZoneInfo(timezone), holds_nul=holds_nul, only_day=only_day)
+        decoder = EventDecoder(
+            ZoneInfo(timezone), holds_nul=holds_nul, only_day=only_day, names=names
+        )
         batches = list(decoder.decode(Answer(path, is_gzip=True)))
         events = [row for batch in batches for row in batch.events.to_pylist()]
         rejected = [row for batch in batches for row in batch.rejected_lines.to_pylist()]
@@ -319,3 +321,37 @@ def test_memory_does_not_grow_with_the_answer(tmp_path):
     assert 0 < next(batches).events.num_rows < 10_000
     with pytest.raises(BrokenAnswer):
         list(batches)
+
+
+def hot(name="App Opened", who="busy", **properties):
+    originals = {"mp_original_event_name": name, "mp_original_distinct_id": who}
+    return line("$hotshard_events", distinct_id="", **originals, **properties)
+
+
+@pytest.mark.parametrize("insert_id", [{"$insert_id": "i1"}, {}], ids=["insert_id", "none"])
+def test_a_renamed_event_of_a_hot_shard_is_the_event_that_it_was(decode, insert_id):
+    (original,), _ = decode(line(distinct_id="busy", **insert_id))
+    (renamed,), rejected = decode(hot(**insert_id))
+    assert (renamed["event"], renamed["distinct_id"]) == ("App Opened", "busy")
+    assert renamed["event_key"] == original["event_key"]
+    assert json.loads(renamed["properties"])["mp_original_event_name"] == "App Opened"
+    assert rejected == []
+
+
+def test_a_renamed_event_may_have_an_id_that_is_no_text(decode):
+    (original,), _ = decode(line(distinct_id=17))
+    (renamed,), _ = decode(hot(who=17))
+    assert (renamed["distinct_id"], renamed["event_key"]) == ("17", original["event_key"])
+
+
+def test_renamed_events_that_were_not_asked_for_are_left_out(decode):
+    lines = [hot(), hot("Other"), line("$hotshard_events")]
+    events, rejected = decode(*lines, names=["App Opened"])
+    assert [event["event"] for event in events] == ["App Opened"]
+    assert [each["reason"] for each in rejected] == [
+        "renamed by Mixpanel, and its own name is missing"
+    ]
+    events, rejected = decode(*lines)
+    assert [event["event"] for event in events] == ["App Opened", "Other", "$hotshard_events"]
+    events, _ = decode(*lines, names=["$hotshard_events"])
+    assert len(events) == 3

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def hot_sharded(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `event` as it is exported beyond 200,000 events of its distinct_id and day.
+    """What `event` becomes beyond 200,000 events of its distinct_id and day.
 
     It is named `$hotshard_events` and belongs to nobody; what it was stands in its properties.
 
@@ -20,7 +20,6 @@ def hot_sharded(event: Mapping[str, Any]) -> dict[str, Any]:
     """
     properties = event["properties"]
     return {
-        **event,
         "event": "$hotshard_events",
         "properties": {
             **properties,

@@ -359,9 +359,9 @@ def _canonical(payload: bytes, original_id: str | None) -> str:
         return ["number", number]
 
     properties = json.loads(payload, parse_int=verbatim, parse_float=verbatim)
-    is_renamed = properties.pop("mp_original_event_name", None) is not None
-    properties.pop("mp_original_distinct_id", None)
-    if properties.pop("$distinct_id_before_identity", None) or is_renamed:
+    if properties.pop("mp_original_event_name", None) is not None:
+        properties["distinct_id"] = properties.pop("mp_original_distinct_id", None)
+    if properties.pop("$distinct_id_before_identity", None):
         properties["distinct_id"] = original_id
     return json.dumps(properties, sort_keys=True, separators=(",", ":"))
 

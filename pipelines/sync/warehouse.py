@@ -261,6 +261,13 @@ def open_warehouse(name: str | None) -> Warehouse:
     Raises:
         ConfigurationError: The destination is unknown or its connection is not configured.
     """
+    for key in ("dataset_name", "pipelines.mixpanel.dataset_name"):
+        dataset = dlt.config.get(key, str)
+        if dataset not in (None, RAW_DATASET):
+            raise ConfigurationError(
+                f"{key} is {dataset!r}: the raw dataset is always {RAW_DATASET}, which the models "
+                "read. To keep two projects apart, give each a database of its own."
+            )
     name = name or configured_destination()
     try:
         if name == "duckdb":

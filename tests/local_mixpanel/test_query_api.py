@@ -74,6 +74,7 @@ def test_lines_that_are_events_count_on_the_day_they_were_added_to(mixpanel, eve
     mixpanel.add_lines(DAY, [line, line], event="Other")
     mixpanel.add_lines(DAY, [line.replace(b'"1"', b"[2]"), b'{"event": "App Opened"}'])
     mixpanel.add_lines(DAY, [b"no event", b"[]", b"\xff", b"[" * 100_000, b'{"properties": {}}'])
+    mixpanel.add_lines(DAY, [line.replace(b'"1"', b'"3"').decode().encode("utf-16")])
     mixpanel.add_lines(DAY, [b'{"event": "App Opened", "properties": {}}'])
     assert opened(mixpanel) == {"2026-03-09": 0, "2026-03-10": 2}
     assert ask_names(mixpanel).json() == ["App Opened"]

@@ -382,6 +382,19 @@ def test_selected_events_stay_those_of_the_moment(event: MakeEvent) -> None:
     assert store.select(DAY, DAY, None, time_in_ms=False).version > selection.version
 
 
+def test_selected_events_stay_when_they_are_removed(event: MakeEvent) -> None:
+    store = EventStore()
+    store.add([event("first"), event("second")])
+    selection = store.select(DAY, DAY, None, time_in_ms=False)
+
+    assert store.remove(lambda lines: [0]) == 1
+
+    assert len(list(selection.lines())) == 2
+    rest = store.select(DAY, DAY, None, time_in_ms=False)
+    assert [json.loads(line)["event"] for line in rest.lines()] == ["second"]
+    assert rest.version > selection.version
+
+
 def test_many_clients_get_the_same(mixpanel: LocalMixpanel) -> None:
     mixpanel.add(traffic(1, DAY, days=1, events=3_000))
     parameters = {"from_date": "2026-03-10", "to_date": "2026-03-10"}

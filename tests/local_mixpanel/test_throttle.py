@@ -86,11 +86,12 @@ def test_wait_ends_when_the_server_closes(fault):
         assert time.monotonic() - started < 5
 
 
-def test_closed_connection_has_no_speed():
+def test_closed_connection_has_no_speed(capfd):
     with LocalMixpanel(today=lambda: DAY, bytes_per_second=1) as server:
         server.fail(Fault.NO_ANSWER)
         with pytest.raises(requests.ConnectionError):
             ask(server, "gzip")
+    assert capfd.readouterr().err == ""
 
 
 def test_other_answers_come_at_once():

@@ -1,0 +1,157 @@
+"""Projects whose exports are wall-clock time: true UTC in the table, days as Mixpanel cuts them."""
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from local_mixpanel import LocalMixpanel
+from mixpanel_export.configuration import load_configuration
+from mixpanel_export.window import Window
+from sync.pipeline import audit_only
+from tests.conftest import NOW
+from tests.warehouses import rows
+
+ZONES = ["Europe/Berlin", "America/Los_Angeles", "Asia/Kolkata", "Pacific/Apia"]
+
+
+def event(wall_clock, **properties):
+    """An event as an old project exports it: its wall-clock time written as if it were UTC."""
+    time = int(wall_clock.replace(tzinfo=UTC).timestamp())
+    return {"event": "$ae_session", "properties": {"time": time, "distinct_id": "a", **properties}}
+
+
+def loaded(warehouse):
+    return [
+        occurred_at.astimezone(UTC)
+        for (occurred_at,) in rows(
+            warehouse, "select occurred_at from mixpanel_raw.events order by occurred_at"
+        )
+    ]
+
+
+@pytest.fixture(params=ZONES)
+def zone(request, monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__TIMEZONE", request.param)
+    return ZoneInfo(request.param)
+
+
+@pytest.fixture
+def mixpanel(mixpanel, monkeypatch):
+    """A project whose today is as late as it gets anywhere."""
+    with LocalMixpanel(today=lambda: NOW.date() + timedelta(days=2)) as server:
+        monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        yield server
+
+
+def test_times_become_utc_and_days_stay_the_projects(mixpanel, warehouse, run_sync, zone):
+    # Either side of the project's midnight, yesterday and today.
+    midnight = NOW.astimezone(zone).replace(hour=0, minute=0, second=0, tzinfo=None)
+    wall_clocks = [midnight + timedelta(minutes=minutes) for minutes in (-1441, -1, 1)]
+    mixpanel.add([event(moment) for moment in wall_clocks])
+    yesterday = midnight.date() - timedelta(days=1)
+    assert run_sync(backfill=Window(yesterday, yesterday), skip_transform=True).events_new == 1
+    assert loaded(warehouse) == [wall_clocks[1].replace(tzinfo=zone).astimezone(UTC)]
+    summary = run_sync(skip_transform=True)
+    assert summary.to_date == midnight.date()
+    found = loaded(warehouse)
+    assert found == [moment.replace(tzinfo=zone).astimezone(UTC) for moment in wall_clocks]
+    audit = audit_only(warehouse, load_configuration(), now=NOW, days=4)
+    assert (audit.status, audit.events_loaded) == ("equal", 3)
+
+
+def test_the_window_begins_on_the_projects_day(mixpanel, run_sync, zone):
+    moment = NOW - timedelta(days=2)
+    mixpanel.add([event(moment.astimezone(zone).replace(tzinfo=None))])
+    assert run_sync(skip_transform=True).watermark == moment
+    summary = run_sync(skip_transform=True)
+    assert summary.from_date == (moment - timedelta(hours=2)).astimezone(zone).date()
+
+
+@pytest.mark.parametrize(
+    ("name", "wall_clock", "expected"),
+    [
+        pytest.param(
+            "Europe/Berlin",
+            datetime(2025, 10, 26, 2, 30),
+            datetime(2025, 10, 26, 0, 30),
+            id="the hour that Berlin's autumn repeats is its first",
+        ),
+        pytest.param(
+            "Europe/Berlin",
+            datetime(2025, 10, 26, 3),
+            datetime(2025, 10, 26, 2),
+            id="after it",
+        ),
+        pytest.param(
+            "Europe/Berlin",
+            datetime(2025, 3, 30, 2, 30),
+            datetime(2025, 3, 30, 1),
+            id="the hour that Berlin's spring leaves out is its end",
+        ),
+        pytest.param(
+            "America/Los_Angeles",
+            datetime(2025, 11, 2, 1, 30),
+            datetime(2025, 11, 2, 8, 30),
+            id="the hour that autumn in Los Angeles repeats is its first",
+        ),
+        pytest.param(
+            "Asia/Kolkata",
+            datetime(2025, 11, 2, 1, 30),
+            datetime(2025, 11, 1, 20),
+            id="Kolkata has no such hour",
+        ),
+        pytest.param(
+            "Pacific/Apia",
+            datetime(2011, 12, 31, 0, 30),
+            datetime(2011, 12, 30, 10, 30),
+            id="Apia after the day that it left out",
+        ),
+        pytest.param(
+            "Pacific/Apia",
+            datetime(2011, 12, 29, 23, 30),
+            datetime(2011, 12, 30, 9, 30),
+            id="Apia before it",
+        ),
+        pytest.param(
+            "Pacific/Apia",
+            datetime(2011, 12, 30, 12),
+            datetime(2011, 12, 30, 10),
+            id="a day that never was",
+        ),
+    ],
+)
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_clock_changes_follow_the_rule(
+    mixpanel, warehouse, run_sync, monkeypatch, name, wall_clock, expected
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__TIMEZONE", name)
+    mixpanel.add([event(wall_clock)])
+    day = wall_clock.date()
+    run_sync(backfill=Window(day, day), skip_transform=True)
+    assert loaded(warehouse) == [expected.replace(tzinfo=UTC)]
+
+
+def test_the_audit_counts_days_where_mixpanels_reports_do(
+    mixpanel, warehouse, run_sync, monkeypatch
+):
+    """A new project in Berlin: exports in UTC, reports in its own days."""
+    monkeypatch.setenv("SOURCES__MIXPANEL__REPORT_TIMEZONE", "Europe/Berlin")
+    # Mixpanel's report has it on the 9th in Berlin; the local one counts days in UTC, so it stands
+    # at the report's day here and is loaded from the export's.
+    late_evening = datetime(2026, 3, 8, 23, 30)
+    mixpanel.add([event(late_evening)])
+    run_sync(skip_transform=True)
+    audit = audit_only(warehouse, load_configuration(), now=NOW, days=5)
+    by_day = {found.day: (found.at_mixpanel, found.loaded) for found in audit.differences}
+    assert by_day == {date(2026, 3, 8): (1, 0), date(2026, 3, 9): (0, 1)}
+    # What is short on a day of reports is looked for in both days of exports that it spans.
+    before = len(mixpanel.requests)
+    audit_only(warehouse, load_configuration(), now=NOW, days=5, heal=True)
+    exported = {
+        request.query[name]
+        for request in mixpanel.requests[before:]
+        if request.path == "/api/2.0/export"
+        for name in ("from_date", "to_date")
+    }
+    assert exported == {"2026-03-07", "2026-03-08"}
