@@ -30,7 +30,7 @@ from tests.warehouses import copy_of, rows, subscribers
 
 HISTORIES = int(os.environ.get("HISTORIES", "15"))
 """How many in all, on the databases in turn."""
-STEPS = 8
+STEPS = 6
 # A sync of so few events takes about this long: it may be killed at any instant of it.
 SECONDS_TO_KILL_IN = 2.5
 BROKEN = [
