@@ -10,6 +10,7 @@ import pytest
 from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
+from mixpanel_export import budget
 from mixpanel_export.configuration import load_configuration
 from sync.pipeline import sync
 from sync.summary import Summary
@@ -42,6 +43,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def mixpanel(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMixpanel]:
     """A local Mixpanel whose today is `NOW`'s, and the environment that points at it."""
+    # It has no limit of its own, and tests no time to keep to Mixpanel's.
+    monkeypatch.setattr(budget, "_PER_SECOND", 1000)
     with LocalMixpanel(today=lambda: NOW.date()) as server:
         for name, value in {
             "BASE_URL": server.url,

@@ -13,7 +13,7 @@ import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, traffic
 from sync.transform import transform
-from tests import recount
+from tests import children, recount
 from tests.conftest import NOW
 from tests.warehouses import copy_of, rows, subscribers
 
@@ -67,6 +67,18 @@ def test_a_terminated_sync_says_so(warehouse, mixpanel, monkeypatch):
         assert process.stderr.read() == b"error: Interrupted. It is safe to run again.\n"
         process.stderr.close()
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("file_bytes", [1, 1_000, 5_000, 10_000, 13_000])
+def test_a_database_whose_creation_was_cut_off_is_created_again(
+    warehouse, mixpanel, run_sync, file_bytes
+):
+    mixpanel.add([{"event": "$ae_session", "properties": {"time": int(NOW.timestamp())}}])
+    starved = children.start_sync(NOW, file_bytes=file_bytes)
+    starved.join()
+    assert starved.exitcode == children.EXIT_CODES["failed"]
+    assert run_sync(skip_transform=True).events_new == 1
 
 
 def start_sync(*arguments, stderr=None):

@@ -155,10 +155,24 @@ class DuckDB(Warehouse):
             except BlockingIOError:
                 file.seek(0)
                 raise AnotherSyncIsRunning(file.read().strip() or "its process is new") from None
+            self._remove_unfinished()
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {_now()}")
             file.flush()
             yield
+
+    def _remove_unfinished(self) -> None:
+        """Remove a file whose creation was cut off, by a kill or a full disk.
+
+        DuckDB could not open it. Its files begin with three headers of 4,096 bytes; what lacks
+        one of them never held anything.
+        https://duckdb.org/docs/stable/internals/storage
+        """
+        if self.path.exists() and self.path.stat().st_size < 3 * 4096:
+            with self.path.open("rb") as file:
+                is_duckdb = file.read(12)[8:] == b"DUCK"
+            if is_duckdb:
+                self.path.unlink()
 
     def tune(self) -> None:
         pass
