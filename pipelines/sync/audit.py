@@ -31,9 +31,11 @@ _CHARACTERS_OF_NAMES = 4000
 # How many queries to expect for all events of a project.
 _BATCHES_OF_ALL = 5
 
-_SHORT = "not loaded: arrived late, or lost with an answer that was cut"
-_NOT_YET = "not loaded: arrived since the last sync, or lost with an answer that was cut"
-_ARRIVING = "today's events are still arriving"
+_SHORT = "arrived late, or lost to a cut"
+_NOT_YET = "came since the last sync, or lost to a cut"
+_ARRIVING = "still arriving"
+_COMPACTED = "copies: one $insert_id on one day"
+_GONE = "deleted or hidden at Mixpanel"
 # Of today, Mixpanel may count what arrived while we were reading: seconds of a day.
 _ARRIVING_SHARE = 0.01
 _COMPACTED = "copies with the same $insert_id on a day, which Mixpanel counts once"
@@ -80,7 +82,8 @@ class Audit:
     def print(self, console: Console) -> None:
         """Print the table of differences and the outcome."""
         if self.differences:
-            table = Table("day", "event", "at Mixpanel", "loaded", "difference", "cause")
+            table = Table("day", "event", "Mixpanel", "loaded", "differ by", "cause")
+            table.columns[1].overflow = "fold"
             for column in table.columns[2:5]:
                 column.justify = "right"
             for found in self.differences:
