@@ -115,7 +115,9 @@ def test_identical_events_without_an_insert_id_are_counted_by_arrival(
 
 def test_days_that_are_not_over_can_wait(mixpanel, warehouse, run_sync, by_arrival, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__END_DAY", "yesterday")
-    mixpanel.add([event("ada", NOW - DAY, NOW - DAY), event("today", NOW - HOUR, NOW - HOUR)])
+    mixpanel.add(
+        [event("ada", NOW - DAY, NOW - DAY), event("today", NOW - 5 * HOUR, NOW - 5 * HOUR)]
+    )
     mixpanel.add([event("late", NOW - DAY, NOW - HOUR)])
     summary = run_sync(skip_transform=True)
     assert summary.to_date == date(2026, 3, 9)

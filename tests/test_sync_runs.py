@@ -7,6 +7,7 @@ import pytest
 
 from local_mixpanel import Fault
 from sync.pipeline import sync
+from sync.progress import Progress
 from sync.project import version
 from tests.children import start_sync, wait_until_quiet
 from tests.conftest import NOW
@@ -81,6 +82,18 @@ def test_a_run_that_failed_says_why(mixpanel, warehouse, run_sync, monkeypatch):
     )[1]
     assert (status, error, requests, received) == ("failed", summary.error, 1, 0)
     assert finished_at is not None
+
+
+def test_a_mistake_of_ours_is_no_success(mixpanel, warehouse, run_sync):
+    class Broken(Progress):
+        def watch(self, *watched):
+            raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        run_sync(progress=Broken())
+    ((status, error, finished_at),) = runs(warehouse, "status, error, finished_at")
+    assert (status, finished_at is None) == ("failed", False)
+    assert "a mistake" in error
 
 
 def test_a_run_that_only_transforms_has_loaded_nothing(mixpanel, warehouse, run_sync):
