@@ -7,7 +7,7 @@ PYTHON ?= python3
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   all tests"
-	@echo "make chaos  200 random histories on each database, about an hour on 2 cores"
+	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make lint   code style, types and SQL style"
 	@echo "make setup  .venv with everything pinned; the others do it when it is due"
 	@echo "make lock   newer versions into the lock files"
