@@ -79,6 +79,7 @@ class History:
             self.failing_sync,
             self.cut_that_cannot_be_seen,
             self.switch_cursor,
+            self.switch_cursor,
             self.killed_sync,
             self.killed_sync,
             self.sync_on_a_full_disk,
