@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from local_mixpanel import Fault, LocalMixpanel
+from local_mixpanel import Fault, LocalMixpanel, hot_sharded
 from mixpanel_export.configuration import load_configuration
 from sync.pipeline import audit_only
 from tests.conftest import NOW
@@ -123,10 +123,8 @@ def test_what_was_deleted_at_mixpanel_is_a_difference_that_is_not_healed(
 def test_hot_shards_are_loaded_under_their_own_name_and_not_compared(
     mixpanel, warehouse, run_sync, run_audit
 ):
-    hot = {"mp_original_event_name": "$ae_session", "mp_original_distinct_id": "busy"}
-    other = {**hot, "mp_original_event_name": "Not Tracked"}
-    mixpanel.add([event("busy"), event("", ago=HOUR, name="$hotshard_events", **hot)])
-    mixpanel.add([event("", ago=HOUR * 2, name="$hotshard_events", **other)])
+    mixpanel.add([event("busy"), hot_sharded(event("busy", ago=HOUR))])
+    mixpanel.add([hot_sharded(event("busy", ago=HOUR * 2, name="Not Tracked"))])
     summary = run_sync()
     assert (summary.events_received, summary.events_new) == (2, 2)
     assert rows(warehouse, "select distinct event, distinct_id from mixpanel_raw.events") == [
