@@ -11,34 +11,6 @@ from sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows
 
-SYNC_RUNS = """
-    create table if not exists mixpanel_raw.sync_runs (
-        id text primary key,
-        started_at timestamp with time zone not null,
-        finished_at timestamp with time zone,
-        status text not null,
-        mode text not null,
-        destination text not null,
-        cursor_column text,
-        from_date date,
-        to_date date,
-        loaded_to_date date,
-        watermark_before timestamp with time zone,
-        watermark_after timestamp with time zone,
-        requests bigint,
-        bytes bigint,
-        events_received bigint,
-        events_new bigint,
-        events_duplicate bigint,
-        events_late bigint,
-        lines_rejected bigint,
-        download_seconds double precision,
-        load_seconds double precision,
-        transform_seconds double precision,
-        error text,
-        version text not null
-    )
-"""
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 _run_numbers = count()
@@ -108,7 +80,6 @@ def loaded(mixpanel, warehouse, run_sync):
     """One event is loaded, nothing is built, and no run is on record."""
     mixpanel.add([event(NOW)])
     assert run_sync(skip_transform=True).events_new == 1
-    warehouse.execute(SYNC_RUNS)
     warehouse.execute("delete from mixpanel_raw.sync_runs")
 
 

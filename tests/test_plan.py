@@ -10,10 +10,9 @@ from mixpanel_export.plan import (
     Request,
     Stage,
     arrivals,
-    catch_up_window,
     days_at_once,
 )
-from mixpanel_export.window import Window
+from mixpanel_export.window import Window, incremental_window
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 TODAY = NOON.date()
@@ -107,8 +106,10 @@ def test_what_arrived_after_the_last_day_does_not_keep_a_cursor_from_changing():
 
 def test_a_change_of_the_cursor_reads_the_days_that_either_may_lack():
     zone = ZoneInfo("UTC")
-    assert catch_up_window(NOON, 13 * HOUR, 5, zone, TODAY) == Window(TODAY - 6 * DAY, TODAY)
-    assert catch_up_window(NOON + 30 * DAY, HOUR, 5, zone, TODAY) == Window(TODAY, TODAY)
+    window = incremental_window(NOON - 13 * HOUR, TODAY, zone, days_before=5)
+    assert window == Window(TODAY - 6 * DAY, TODAY)
+    later = NOON + 30 * DAY - HOUR
+    assert incremental_window(later, TODAY, zone, days_before=5) == Window(TODAY, TODAY)
 
 
 class Clock:

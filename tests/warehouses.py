@@ -12,10 +12,7 @@ from tests.recount import Row
 
 
 def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
-    with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
-        cursor.execute(query)
-        found: list[tuple[Any, ...]] = cursor.fetchall()
-        return found
+    return warehouse.rows(query)
 
 
 def subscribers(warehouse: Warehouse) -> dict[str, Row]:

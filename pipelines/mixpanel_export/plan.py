@@ -143,17 +143,5 @@ def arrivals(
     )
 
 
-def catch_up_window(
-    watermark: datetime, lookback: timedelta, arrival_days: int, timezone: ZoneInfo, last: date
-) -> Window:
-    """The whole days to read when the cursor changes: all that may have arrived unread.
-
-    Either cursor vouches only for its own order: what occurred before its watermark, or what
-    arrived before it. An event that neither has seen occurred at most `arrival_days` before.
-    """
-    first = (watermark - lookback).astimezone(timezone).date() - timedelta(days=arrival_days)
-    return Window(min(first, last), last)
-
-
 def _milliseconds(instant: datetime) -> int:
     return round(instant.timestamp() * 1000)

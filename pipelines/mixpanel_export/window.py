@@ -53,12 +53,15 @@ def initial_window(last: date, days: int) -> Window:
     return Window(last - timedelta(days=days - 1), last)
 
 
-def incremental_window(start: datetime, last: date, timezone: ZoneInfo) -> Window:
-    """From the day of `start`, an instant in UTC, to `last`; `last` alone when `start` is later.
+def incremental_window(
+    start: datetime, last: date, timezone: ZoneInfo, days_before: int = 0
+) -> Window:
+    """From so many days before that of `start`, an instant in UTC, to `last`, or `last` alone.
 
     There is no lower bound: after a long pause the window reaches back as far as the pause did.
     """
-    return Window(min(start.astimezone(timezone).date(), last), last)
+    first = start.astimezone(timezone).date() - timedelta(days=days_before)
+    return Window(min(first, last), last)
 
 
 def later(one: datetime | None, other: datetime | None) -> datetime | None:

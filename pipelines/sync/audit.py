@@ -38,8 +38,6 @@ _COMPACTED = "copies: one $insert_id on one day"
 _GONE = "deleted or hidden at Mixpanel"
 # Of today, Mixpanel may count what arrived while we were reading: seconds of a day.
 _ARRIVING_SHARE = 0.01
-_COMPACTED = "copies with the same $insert_id on a day, which Mixpanel counts once"
-_GONE = "deleted or hidden at Mixpanel since, or not counted there yet"
 
 
 @dataclass(frozen=True)

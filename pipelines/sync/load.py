@@ -22,7 +22,7 @@ from mixpanel_export.configuration import MixpanelConfiguration
 from mixpanel_export.downloads import Download, downloads
 from mixpanel_export.errors import ExportError
 from mixpanel_export.events import HOT_SHARD_EVENT
-from mixpanel_export.plan import Cursor, Request, Stage, arrivals, catch_up_window
+from mixpanel_export.plan import Cursor, Request, Stage, arrivals
 from mixpanel_export.window import (
     Window,
     incremental_window,
@@ -118,8 +118,6 @@ class Loader:
             self._begin(mode, watermark)
             for stage in self._stages(None if full_refresh else watermark):
                 self._load(pipeline, spool, stage)
-            if not _has_loaded(pipeline):
-                self._create_tables(pipeline, spool)
 
     def load_days(self, days: Window, mode: Mode, *, already: date | None = None) -> None:
         """Load whole days again; the watermark stays where it is.
@@ -139,8 +137,6 @@ class Loader:
                 self._loaded.loaded_to_date = already
             stage = Stage(days.after(already), None, self._now)
             self._load(pipeline, spool, stage, window=days)
-            if not _has_loaded(pipeline):
-                self._create_tables(pipeline, spool)
 
     def _begin(self, mode: Mode, watermark: Watermark | None) -> None:
         if self._loaded.mode is None:
@@ -156,11 +152,15 @@ class Loader:
             return
         if watermark is None:
             days = initial_window(last, settings.initial_window_days)
-        elif watermark.cursor == settings.cursor:
-            days = incremental_window(watermark.instant - settings.lookback, last, zone)
         else:
-            days = catch_up_window(
-                watermark.instant, settings.lookback, settings.arrival_days, zone, last
+            # Either cursor vouches only for its own order. When it changes, an event that neither
+            # has seen occurred at most `arrival_days` before.
+            changes = watermark.cursor != settings.cursor
+            days = incremental_window(
+                watermark.instant - settings.lookback,
+                last,
+                zone,
+                days_before=settings.arrival_days if changes else 0,
             )
         restarts = watermark is None or watermark.cursor != "occurred_at"
         yield Stage(days, "occurred_at", self._now, restarts=restarts)
@@ -254,7 +254,10 @@ class Loader:
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[dlt.Pipeline, Path]]:
-        """The pipeline with the destination's state, and a directory for answers."""
+        """The pipeline with the destination's state, and a directory for answers.
+
+        Afterwards the tables are there, whatever was loaded.
+        """
         _configure_dlt()
         # The destination alone says what was loaded. Working files of a run that died are of no
         # use: dlt would finish that run's load first and leave the new answer unread.
@@ -270,7 +273,10 @@ class Loader:
                 dataset_name=RAW_DATASET,
                 pipelines_dir=str(directory),
             )
-            yield _restored(pipeline, self._warehouse), spool
+            pipeline = _restored(pipeline, self._warehouse)
+            yield pipeline, spool
+            if not _has_loaded(pipeline):
+                self._create_tables(pipeline, spool)
         except BaseException:
             # Downloads that are under way would write into what is removed now.
             self._client.stop()

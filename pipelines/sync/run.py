@@ -169,7 +169,9 @@ class Run:
 
     def without_secrets(self, text: str) -> str:
         """The text as it may be shown and kept."""
-        for secret in self.warehouse.secrets + (self._settings.secrets if self._settings else []):
+        if self._settings is not None:
+            text = self._settings.without_secrets(text)
+        for secret in self.warehouse.secrets:
             text = text.replace(secret, "***")
         # PostgreSQL's text cannot hold NUL.
         return text.replace("\0", "")
