@@ -2,12 +2,13 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos lint lock
+.PHONY: help setup demo test chaos bench lint lock
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   all tests"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
+	@echo "make bench  how fast it is, half an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
 	@echo "make setup  .venv with everything pinned; the others do it when it is due"
 	@echo "make lock   newer versions into the lock files"
@@ -36,6 +37,10 @@ chaos: setup
 	HISTORIES=$(HISTORIES) .venv/bin/python -m pytest tests/test_histories.py
 
 HISTORIES ?= 400
+
+# SECTIONS="load idle" measures only those; OPTIONS="--events 200000" changes their sizes.
+bench: setup
+	PYTHONPATH=pipelines:. .venv/bin/python -m benchmarks $(SECTIONS) $(OPTIONS)
 
 lint: setup
 	.venv/bin/ruff check .

@@ -139,6 +139,20 @@ def test_what_did_not_complete_is_delivered_again_and_counts_once(warehouse, unc
     assert sessions == {"ada": 1, "eve": 1}
 
 
+def test_what_an_earlier_version_did_not_complete_counts_once(warehouse, uncommitted, run_sync):
+    warehouse.execute("drop table mixpanel_raw.loads_begun")
+    assert run_sync().events_new == 1
+    assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(2,)]
+
+
+def test_what_did_not_complete_and_is_gone_from_mixpanel_is_removed(
+    warehouse, mixpanel, uncommitted, run_sync
+):
+    mixpanel.delete(["eve"])
+    assert run_sync().events_new == 0
+    assert rows(warehouse, "select distinct_id from mixpanel_raw.events") == [("ada",)]
+
+
 def test_what_did_not_complete_does_not_move_the_watermark(warehouse, uncommitted, run_sync):
     yesterday = (NOW - timedelta(days=1)).date()
     assert run_sync(skip_transform=True).from_date == yesterday

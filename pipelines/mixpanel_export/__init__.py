@@ -1,17 +1,21 @@
 """A dlt source for Mixpanel's Raw Event Export."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import dlt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from dlt.common.storages.load_package import load_package_state
 from dlt.extract import DltResource
 from dlt.extract.hints import TResourceHints
 
+from mixpanel_export.ahead import ahead
 from mixpanel_export.downloads import Download
 from mixpanel_export.events import EVENTS, REJECTED_LINES, EventDecoder
 from mixpanel_export.plan import Stage
@@ -21,28 +25,15 @@ __all__ = ["Delivery", "Mode", "mixpanel"]
 
 Mode = Literal["first", "incremental", "full_refresh", "backfill", "audit"]
 
-# An event is new unless a load that completed delivered it. Rows of one that did not are
-# replaced when they are delivered again, so a crash leaves nothing behind that counts.
-# dlt evaluates the condition beside `event_key` of the delivered rows.
-_NOT_YET_LOADED = """
-not exists (
-    select 1
-    from (
-        select events.event_key as loaded_key
-        from {dataset}.events as events
-        inner join {dataset}._dlt_loads as loads on events._dlt_load_id = loads.load_id
-        where loads.status = 0
-    ) as loaded
-    where loaded_key = event_key
-)
-"""
-
 
 @dataclass
 class Delivery:
     """What the loads of one sync delivered; filled in while they run."""
 
     events_received: int = 0
+    events_new: int = 0
+    events_late: int = 0
+    """Of the new ones, those that arrived later than the lookback."""
     lines_rejected: int = 0
     newest_processed: datetime | None = None
 
@@ -55,13 +46,15 @@ def mixpanel(
     timezone: ZoneInfo,
     events: Sequence[str] | None,
     watermark: datetime | None,
-    dataset_name: str,
+    lookback: timedelta,
+    select_new: Callable[[Path], Iterator[pa.Table]],
+    begin: Callable[[str], None],
     holds_nul: bool,
     delivery: Delivery | None = None,
 ) -> DltResource:
     """The events of an answer of Mixpanel, and the watermark that they stand for.
 
-    Loads two tables: `events`, one row for an event however often it is delivered, and
+    Loads two tables: `events`, what `select_new` makes of those delivered, and
     `rejected_lines`, the lines of whole answers that are no events. The watermark is the newest
     value of the stage's cursor that was loaded (never later than the stage's `until`), kept in
     dlt's incremental state.
@@ -72,7 +65,9 @@ def mixpanel(
         timezone: The project's.
         events: The names that were asked for; None for all.
         watermark: What the watermark does not go back behind; None when it is set anew.
-        dataset_name: The dataset loaded into: an event that it already holds stays as it is.
+        lookback: What arrives later than that after it happened is late.
+        select_new: Yields the rows of a Parquet file of events that are to be loaded.
+        begin: Called with dlt's load id before there is anything to load.
         holds_nul: Whether the destination can hold NUL characters.
         delivery: Filled in with what was delivered.
     """
@@ -80,12 +75,16 @@ def mixpanel(
     as_events = _hints(
         "events",
         EVENTS,
-        primary_key="event_key",
-        source_filter=_NOT_YET_LOADED.format(dataset=dataset_name),
-        columns={"properties": {"data_type": "json"}, "copy_order": {"dedup_sort": "desc"}},
+        "append",
+        columns={"properties": {"data_type": "json"}},
     )
     # A line is kept once, however often its day is read.
-    as_rejected_lines = _hints("rejected_lines", REJECTED_LINES, primary_key=["line", "reason"])
+    as_rejected_lines = _hints(
+        "rejected_lines",
+        REJECTED_LINES,
+        {"disposition": "merge", "strategy": "delete-insert"},
+        primary_key=["line", "reason"],
+    )
     column = stage.cursor or "occurred_at"
 
     @dlt.resource(name="events")
@@ -97,23 +96,34 @@ def mixpanel(
         # dlt would drop rows older than the watermark. The API delivers whole days, and an event
         # of such a day that is not in the table yet is new, however old it is.
         cursor.advance(None)  # type: ignore[arg-type]
-        # Empty tables first: both exist from the first load on, whatever it brings.
-        yield _to(as_events, EVENTS.empty_table())
-        yield _to(as_rejected_lines, REJECTED_LINES.empty_table())
+        begin(load_package_state()["load_id"])
+        if "events" not in dlt.current.source_schema().tables:
+            # Both tables exist from the first load on, whatever it brings.
+            yield _to(as_events, EVENTS.empty_table())
+            yield _to(as_rejected_lines, REJECTED_LINES.empty_table())
         newest: datetime | None = None
         only_day = download.request.window.only_day
         decoder = EventDecoder(timezone, holds_nul=holds_nul, only_day=only_day, names=events)
-        for batch in decoder.decode(download.answer):
-            delivery.events_received += batch.events.num_rows
-            delivery.lines_rejected += batch.rejected_lines.num_rows
-            if batch.events.num_rows:
-                newest = later(newest, pc.max(batch.events[column]).as_py())
-                processed = pc.max(batch.events["processed_at"]).as_py()
-                delivery.newest_processed = later(delivery.newest_processed, processed)
-                yield _to(as_events, batch.events)
-            if batch.rejected_lines.num_rows:
-                yield _to(as_rejected_lines, batch.rejected_lines)
+        delivered = download.answer.path.with_suffix(".parquet")
+        with pq.ParquetWriter(
+            delivered, EVENTS, compression="lz4", use_dictionary=["event", "distinct_id"]
+        ) as writer:
+            for batch in ahead(decoder.decode(download.answer)):
+                delivery.events_received += batch.events.num_rows
+                delivery.lines_rejected += batch.rejected_lines.num_rows
+                if batch.events.num_rows:
+                    newest = later(newest, pc.max(batch.events[column]).as_py())
+                    processed = pc.max(batch.events["processed_at"]).as_py()
+                    delivery.newest_processed = later(delivery.newest_processed, processed)
+                    writer.write_table(batch.events)
+                if batch.rejected_lines.num_rows:
+                    yield _to(as_rejected_lines, batch.rejected_lines)
         download.answer.path.unlink()
+        for rows in select_new(delivered):
+            delivery.events_new += rows.num_rows
+            delivery.events_late += _count_late(rows, lookback)
+            yield _to(as_events, rows)
+        delivered.unlink()
 
         if stage.cursor is not None and newest is not None:
             # An event dated in the future must not move the watermark past those still to come.
@@ -124,17 +134,19 @@ def mixpanel(
     return export
 
 
+def _count_late(rows: pa.Table, lookback: timedelta) -> int:
+    late = pc.greater(pc.subtract(rows["processed_at"], rows["occurred_at"]), pa.scalar(lookback))
+    return pc.sum(late).as_py() or 0
+
+
 def _hints(
     table: str,
     schema: pa.Schema,
+    disposition: Any,
     *,
-    primary_key: str | list[str],
+    primary_key: list[str] | None = None,
     columns: dict[str, dict[str, Any]] | None = None,
-    source_filter: str | None = None,
 ) -> TResourceHints:
-    disposition: Any = {"disposition": "merge", "strategy": "delete-insert"}
-    if source_filter:
-        disposition["source_filter"] = source_filter
     hints: Any = {
         field.name: {"nullable": field.nullable} | (columns or {}).get(field.name, {})
         for field in schema

@@ -119,12 +119,12 @@ def audit(run: Run, days: int, *, heal: bool = False) -> Audit:
     short = {each.day for each in found.differences if each.is_short and not each.is_explained}
     if not heal or not short:
         return found
-    new_before = run.loaded.events_new
+    new_before = run.loaded.delivery.events_new
     for stretch in _stretches(sorted(_export_days(run, short))):
         run.load_again(stretch)
     after = _compare(run, window)
     after.healed_days = sorted(short)
-    after.events_healed = run.loaded.events_new - new_before
+    after.events_healed = run.loaded.delivery.events_new - new_before
     if after.status == "equal":
         after.status = "healed"
     return after

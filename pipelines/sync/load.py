@@ -31,6 +31,7 @@ from mixpanel_export.window import (
     parse_instant,
 )
 from sync.errors import SyncError
+from sync.new_events import NewEvents
 from sync.project import RAW_DATASET
 from sync.warehouse import Warehouse
 
@@ -61,8 +62,6 @@ class Loaded:
     watermark_before: datetime | None = None
     watermark: datetime | None = None
     delivery: Delivery = field(default_factory=Delivery)
-    events_new: int = 0
-    events_late: int = 0
     download_seconds: float = 0.0
     load_seconds: float = 0.0
 
@@ -95,6 +94,7 @@ class Loader:
         committed: Callable[[], None],
     ) -> None:
         self._warehouse = warehouse
+        self._new_events = NewEvents(warehouse)
         self._settings = settings
         self._client = client
         self._events = events
@@ -231,24 +231,21 @@ class Loader:
             timezone=self._settings.zone,
             events=self._events,
             watermark=before.instant if before and keeps else None,
-            dataset_name=RAW_DATASET,
+            lookback=self._settings.lookback,
+            select_new=self._new_events.select,
+            begin=self._new_events.begin,
             holds_nul=self._warehouse.holds_nul,
             delivery=self._loaded.delivery,
         )
         delivered_before = replace(self._loaded.delivery)
         try:
-            (load_id,) = pipeline.run(source, loader_file_format="parquet").loads_ids
+            pipeline.extract(source, loader_file_format="parquet")
+            pipeline.normalize()
+            pipeline.load()
         except PipelineStepFailed as error:
             self._loaded.delivery = delivered_before
             raise _cause(error) from error
         self._warehouse.tune()
-        new, late = self._warehouse.rows(
-            "select count(*), count(case when processed_at > occurred_at + %s then 1 end) "
-            f"from {RAW_DATASET}.events where _dlt_load_id = %s",
-            [self._settings.lookback, load_id],
-        )[0]
-        self._loaded.events_new += new
-        self._loaded.events_late += late
         after = _watermark(pipeline)
         self._loaded.watermark = after.instant if after else None
 
@@ -274,6 +271,7 @@ class Loader:
                 pipelines_dir=str(directory),
             )
             pipeline = _restored(pipeline, self._warehouse)
+            self._new_events.remove_unfinished()
             yield pipeline, spool
             if not _has_loaded(pipeline):
                 self._create_tables(pipeline, spool)
@@ -287,6 +285,8 @@ class Loader:
 
 def _configure_dlt() -> None:
     """What correctness or memory depends on, and so is not the user's to change."""
+    # A job that is tried again after its rows were committed, unseen, would write them twice.
+    dlt.config["load.raise_on_max_retries"] = 1
     dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
     # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
     dlt.config["data_writer.buffer_max_items"] = 1

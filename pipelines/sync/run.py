@@ -185,8 +185,8 @@ class Run:
             summary.from_date, summary.to_date = loaded.window.from_date, loaded.window.to_date
         summary.watermark = loaded.watermark
         summary.events_received = loaded.delivery.events_received
-        summary.events_new = loaded.events_new
-        summary.events_duplicate = loaded.delivery.events_received - loaded.events_new
+        summary.events_new = loaded.delivery.events_new
+        summary.events_duplicate = loaded.delivery.events_received - loaded.delivery.events_new
         summary.lines_rejected = loaded.delivery.lines_rejected
 
     def _keep(self) -> None:
@@ -207,9 +207,9 @@ class Run:
                 "watermark_before": loaded.watermark_before,
                 "watermark_after": loaded.watermark,
                 "events_received": delivery.events_received,
-                "events_new": loaded.events_new,
-                "events_duplicate": delivery.events_received - loaded.events_new,
-                "events_late": loaded.events_late,
+                "events_new": delivery.events_new,
+                "events_duplicate": delivery.events_received - delivery.events_new,
+                "events_late": delivery.events_late,
                 "lines_rejected": delivery.lines_rejected,
                 "download_seconds": loaded.download_seconds,
                 "load_seconds": loaded.load_seconds,

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dlt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.destination import TDestinationReferenceArg
@@ -24,6 +26,16 @@ from sync.errors import AnotherSyncIsRunning
 from sync.project import MART_SCHEMA, RAW_DATASET, ROOT
 
 DestinationName = Literal["duckdb", "postgres"]
+
+_KEYS = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("event_key", pa.string()),
+        pa.field("copy_order", pa.int64()),
+    ]
+)
+# Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
+_KEYS_MEMORY = "100MB"
 
 
 class Warehouse(ABC):
@@ -71,6 +83,16 @@ class Warehouse(ABC):
     @abstractmethod
     def is_missing(self, column: str, name: str) -> str:
         """The SQL condition that a JSON column has no such property."""
+
+    @abstractmethod
+    def query_delivered(self, delivered: Path, query: str) -> pa.Array:
+        """The first column of what `query` returns.
+
+        Args:
+            delivered: A Parquet file of events.
+            query: SQL that finds the file's rows in the table `delivered`, with the columns
+                `position` (from 0 on), `event_key` and `copy_order`.
+        """
 
     @property
     def fingerprint(self) -> str:
@@ -133,7 +155,11 @@ class DuckDB(Warehouse):
     @property
     def destination(self) -> TDestinationReferenceArg:
         credentials = DuckDbCredentials(str(self.path))
-        credentials.global_config = {"memory_limit": self.memory_limit}
+        credentials.global_config = {
+            "memory_limit": self.memory_limit,
+            # It would keep whole files waiting in memory for those before them.
+            "preserve_insertion_order": False,
+        }
         return dlt.destinations.duckdb(credentials)
 
     @property
@@ -176,6 +202,19 @@ class DuckDB(Warehouse):
 
     def tune(self) -> None:
         pass
+
+    def query_delivered(self, delivered: Path, query: str) -> pa.Array:
+        with closing(self.connect()) as connection:
+            connection.execute(f"set memory_limit = '{_KEYS_MEMORY}'")
+            connection.execute("set enable_progress_bar = false")
+            path = str(delivered).replace("'", "''")
+            connection.execute(
+                "create temporary view delivered as "
+                "select file_row_number as position, event_key, copy_order "
+                f"from read_parquet('{path}', file_row_number = true)"
+            )
+            found = connection.sql(query).to_arrow_table()
+        return found.column(0).combine_chunks()
 
     def is_missing(self, column: str, name: str) -> str:
         return f"json_extract_string({column}, '/{name}') is null"
@@ -260,8 +299,34 @@ class Postgres(Warehouse):
             f"on {RAW_DATASET}.events using brin (occurred_at) with (autosummarize = on)"
         )
 
+    def query_delivered(self, delivered: Path, query: str) -> pa.Array:
+        from adbc_driver_postgresql import dbapi
+
+        uri = self.credentials.to_native_representation()
+        with (
+            pq.ParquetFile(delivered) as file,
+            dbapi.connect(uri) as connection,
+            connection.cursor() as cursor,
+        ):
+            keys = pa.RecordBatchReader.from_batches(_KEYS, _keys(file))
+            cursor.adbc_ingest("delivered", keys, mode="create", temporary=True)
+            # Without statistics it would read all events to find a few.
+            cursor.execute("analyze delivered")
+            cursor.execute(query)
+            found = cursor.fetch_arrow_table()
+        return found.column(0).combine_chunks()
+
     def is_missing(self, column: str, name: str) -> str:
         return f"({column} ->> '{name}') is null"
+
+
+def _keys(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in file.iter_batches(columns=["event_key", "copy_order"]):
+        end = start + batch.num_rows
+        positions = pa.array(range(start, end), pa.int64())
+        yield pa.record_batch([positions, batch["event_key"], batch["copy_order"]], schema=_KEYS)
+        start = end
 
 
 def configured_destination() -> str:

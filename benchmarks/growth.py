@@ -1,0 +1,154 @@
+"""What a sync costs when there is little that is new, on top of much that is not."""
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.bench import LAST_DAY, ROOT, Bench, Row, expect
+from benchmarks.measure import measured
+from benchmarks.server import Workload, serving
+from sync.transform import transform
+from sync.warehouse import Warehouse
+
+_NEW = 2_500
+_REPEATS = 3
+# What any sync by dlt and dbt has to do at least: import both, and let dbt build nothing.
+_NOTHING = """
+import sys, dlt
+from dlt.destinations import duckdb, postgres
+from dbt.cli.main import dbtRunner
+arguments = ["--quiet", "--log-level-file", "none", "--no-write-json", "build"]
+arguments += ["--select", "nothing", "--project-dir", sys.argv[1], "--profiles-dir", sys.argv[1]]
+assert dbtRunner().invoke([*arguments, "--target", sys.argv[2]]).success
+"""
+_EVENTS = "mixpanel_raw.events"
+_NAMED = f"(select *, SUBSCRIBER as subscriber_id from {_EVENTS}) as named"
+
+
+def idle(bench: Bench) -> Iterator[Row]:
+    """A sync with nothing new, against what importing dlt and dbt costs."""
+    workload = Workload(20_000, LAST_DAY.isoformat())
+    with serving(workload) as url:
+        for name in ("duckdb", "postgres"):
+            warehouse = bench.warehouse(name)
+            bench.initial_load(warehouse, url, workload)
+            project = str(ROOT / "dbt_project")
+            nothing = [sys.executable, "-c", _NOTHING, project, name]
+            bench.sync(warehouse, url)
+            ours, theirs = [], []
+            for _ in range(_REPEATS):
+                # Up to yesterday: the same day again, and no event of it is new.
+                found, summary = bench.sync(warehouse, url)
+                expect(summary["events_new"], 0)
+                ours.append(found.seconds)
+                theirs.append(measured(nothing, environment=warehouse.environment).seconds)
+            bench.drop(warehouse)
+            times = min(ours) / min(theirs)
+            yield Row(
+                f"sync with nothing new, {name}, the whole command",
+                f"{min(ours):.1f} s",
+                f"{min(theirs):.1f} s: importing dlt and dbt, and dbt building nothing",
+                f"{times:.2f} x",
+                "at most 1.5 x",
+                times <= 1.5,
+            )
+
+
+def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
+    """2,500 new events on top of many and of many more, and a full refresh over those."""
+    old = Workload(base, LAST_DAY.isoformat(), days=45, is_small=True)
+    for name in ("duckdb", "postgres"):
+        seconds = []
+        for copies in (1, times):
+            warehouse = bench.warehouse(name)
+            with serving(old) as url:
+                bench.initial_load(warehouse, url, old)
+            _multiply(warehouse, copies)
+            transform(warehouse, full_refresh=True)
+            with serving(replace(old, new_events=_NEW)) as url:
+                found, summary = bench.sync(warehouse, url)
+            expect(0.98 * _NEW < summary["events_new"] <= _NEW, True)
+            seconds.append(found.seconds)
+            if copies == times:
+                yield _rebuild(warehouse, base * times)
+            bench.drop(warehouse)
+        growth = seconds[1] / seconds[0] - 1
+        yield Row(
+            f"sync of {_NEW:,} new events, {name}, on top of {base * times:,}",
+            f"{seconds[1]:.1f} s",
+            f"{seconds[0]:.1f} s on top of {base:,}",
+            f"{growth:+.0%}",
+            "less than 25 % more",
+            growth < 0.25,
+        )
+
+
+def _multiply(warehouse: Warehouse, copies: int) -> None:
+    """Add copies of all events, each as a load of its own, of the weeks before."""
+    columns = sorted(warehouse.columns("mixpanel_raw", "events"))
+    # An index is filled faster at once than row by row.
+    if warehouse.name == "postgres":
+        warehouse.execute("drop index if exists mixpanel_raw.events_event_key")
+    for copy in range(1, copies):
+        own = {
+            "event_key": f"md5(event_key || '{copy}')",
+            "insert_id": f"md5(insert_id || '{copy}')",
+            "occurred_at": f"occurred_at - interval '{45 * copy} days'",
+            "processed_at": f"processed_at - interval '{45 * copy} days'",
+            "_dlt_load_id": f"'1.{copy}'",
+        }
+        warehouse.execute(
+            f"insert into {_EVENTS} ({', '.join(columns)}) "
+            f"select {', '.join(own.get(column, column) for column in columns)} "
+            f"from {_EVENTS} where left(_dlt_load_id, 2) <> '1.'"
+        )
+        warehouse.execute(
+            "insert into mixpanel_raw._dlt_loads (load_id, schema_name, status, inserted_at) "
+            f"values ('1.{copy}', 'mixpanel', 0, current_timestamp)"
+        )
+    warehouse.tune()
+    if warehouse.name == "postgres":
+        warehouse.execute(f"analyze {_EVENTS}")
+
+
+def _rebuild(warehouse: Warehouse, events: int) -> Row:
+    """A full refresh of the counts against one query that counts the same."""
+    project = str(ROOT / "dbt_project")
+    options = ["--project-dir", project, "--profiles-dir", project, "--target", warehouse.name]
+    dbt = str(Path(sys.executable).with_name("dbt"))
+    command = [dbt, "--quiet", "run", "--full-refresh", "--select", "subscribers", *options]
+    ours = measured(command, environment=warehouse.environment).seconds
+    query = _single_query()
+    started = time.perf_counter()
+    warehouse.execute(f"create table mixpanel.single_query as {query}")
+    theirs = time.perf_counter() - started
+    expect(
+        warehouse.rows("select count(*), sum(events_processed) from mixpanel.subscribers"),
+        warehouse.rows("select count(*), sum(events_processed) from mixpanel.single_query"),
+    )
+    return Row(
+        f"dbt run --full-refresh, {warehouse.name}, over {events:,} events, the whole command",
+        f"{ours:.1f} s",
+        f"{theirs:.1f} s: one query over the raw table, same columns",
+        f"{ours / theirs:.2f} x",
+        "at most 2 x",
+        ours <= 2 * theirs,
+    )
+
+
+def _single_query() -> str:
+    """The counts as one query over the raw table: the models' SQL, without what keeps it exact."""
+    compiled = ROOT / "dbt_project" / "target" / "compiled" / "mixpanel" / "models"
+    counts = (compiled / "marts" / "subscribers.sql").read_text()
+    events = (compiled / "staging" / "stg_mixpanel__events.sql").read_text()
+    subscriber = re.search(r"case\s+when distinct_id.*?\n    end", events, re.DOTALL)
+    counts, views = re.subn(r"from \S+stg_mixpanel__events\"", f"from {_NAMED}", counts)
+    counts, claims = re.subn(
+        r"_dlt_load_id in \(.*?\n        \)\s+and ", "", counts, flags=re.DOTALL
+    )
+    if subscriber is None or (views, claims) != (1, 1):
+        raise AssertionError("the models are written otherwise than this benchmark expects")
+    return counts.replace("SUBSCRIBER", subscriber[0])

@@ -1,0 +1,139 @@
+"""Loading: against the databases' own loaders, and what it holds in memory."""
+
+import sys
+from collections.abc import Iterator
+
+from benchmarks.bench import LAST_DAY, PSQL, Bench, Row, expect, rate, shell
+from benchmarks.measure import measured
+from benchmarks.server import SECRET, USERNAME, Workload, export_url, serving
+
+# The events' own columns, read and written by DuckDB alone, with a key of the same kind.
+_DUCKDB_READER = """
+import sys, duckdb
+connection = duckdb.connect(sys.argv[1], config={"memory_limit": "2GB"})
+connection.execute("set enable_progress_bar = false")
+connection.execute('''
+    create table events as
+    select
+        left(sha256(concat_ws('|', event, distinct_id, time, insert_id)), 32) as event_key,
+        event, distinct_id, insert_id,
+        to_timestamp(time) as occurred_at,
+        make_timestamptz(processed * 1000) as processed_at,
+        properties, 0::bigint as replaced_characters, 0::bigint as copy_order,
+        'load' as _dlt_load_id
+    from (
+        select
+            event, properties,
+            properties ->> 'distinct_id' as distinct_id,
+            (properties ->> 'time')::bigint as time,
+            properties ->> '$."$insert_id"' as insert_id,
+            (properties ->> 'mp_processing_time_ms')::bigint as processed
+        from read_json(
+            ?, format = 'newline_delimited', columns = {event: 'varchar', properties: 'json'}
+        )
+    )
+''', [sys.argv[2]])
+print(connection.execute("select count(*) from events").fetchone()[0])
+connection.close()
+"""
+_CURL = 'curl --silent --fail --compressed --user "$ACCOUNT" "$URL"'
+
+
+def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
+    """HTTP to the raw table, and what else could fill a table with the same bytes."""
+    workload = Workload(events, LAST_DAY.isoformat())
+    with serving(workload) as url:
+        variables = {
+            "URL": export_url(url, LAST_DAY, LAST_DAY),
+            "ACCOUNT": f"{USERNAME}:{SECRET}",
+        }
+        lines = bench.directory / "export.jsonl"
+        # The first one is compressed on its way; whoever asks again gets what was kept.
+        shell(f"{_CURL} > '{lines}'", **variables)
+        ceiling = shell(f"{_CURL} > /dev/null", **variables)
+        size = lines.stat().st_size / events
+        yield Row(
+            f"the local Mixpanel alone: curl, {events:,} events of {size:.0f} bytes",
+            rate(events, ceiling.seconds),
+        )
+
+        reader = measured(
+            [sys.executable, "-c", _DUCKDB_READER, bench.directory / "reader.duckdb", lines]
+        )
+        expect(int(reader.output), events)
+        lines.unlink()
+        (bench.directory / "reader.duckdb").unlink()
+        copied = shell(
+            f"""'{PSQL}' --quiet "$DATABASE" --command 'create table lines (line jsonb)'; """
+            f"""{_CURL} | '{PSQL}' --quiet "$DATABASE" --command """
+            r""""copy lines from stdin with (format csv, quote e'\x01', delimiter e'\x02')"; """
+            f"""'{PSQL}' "$DATABASE" --tuples-only --command 'select count(*) from lines'""",
+            DATABASE=bench.postgres_url(),
+            **variables,
+        )
+        expect(int(copied.output), events)
+
+        for name, floor, what in (
+            ("duckdb", reader.seconds, "DuckDB's own reader on the downloaded file"),
+            ("postgres", copied.seconds, "curl | psql COPY into one jsonb column"),
+        ):
+            warehouse = bench.warehouse(name)
+            ours = bench.initial_load(warehouse, url, workload)
+            bench.drop(warehouse)
+            share = floor / ours.seconds
+            yield Row(
+                f"HTTP to raw table, {name}, {events:,} events",
+                rate(events, ours.seconds),
+                f"{rate(events, floor)}: {what}",
+                f"{share:.0%}",
+                "at least 75 %",
+                share >= 0.75,
+            )
+
+
+def memory(bench: Bench, sizes: list[int]) -> Iterator[Row]:
+    """The most that a load holds at once, for a day of whatever size."""
+    peaks: dict[str, list[float]] = {"duckdb": [], "postgres": []}
+    for events in sizes:
+        workload = Workload(events, LAST_DAY.isoformat())
+        with serving(workload) as url:
+            for name, found in peaks.items():
+                warehouse = bench.warehouse(name)
+                ours = bench.initial_load(warehouse, url, workload)
+                bench.drop(warehouse)
+                found.append(ours.peak_bytes / 1e6)
+                yield Row(
+                    f"peak memory, {name}, a day of {events:,} events",
+                    f"{found[-1]:,.0f} MB, {rate(events, ours.seconds)}",
+                    target="at most 400 MB",
+                    is_met=found[-1] <= 400,
+                )
+    for name, found in peaks.items():
+        spread = max(found) / min(found) - 1
+        yield Row(
+            f"peak memory, {name}, largest to smallest",
+            f"{spread:+.0%}",
+            target="within 20 %",
+            is_met=spread <= 0.2,
+        )
+
+
+def slow_server(bench: Bench, days: int, events: int) -> Iterator[Row]:
+    """Parallel downloads from a server that sends 5 MB/s on each connection."""
+    workload = Workload(events, LAST_DAY.isoformat(), days=days, bytes_per_second=5_000_000)
+    seconds = []
+    with serving(workload) as url:
+        for parallel in ("1", "4"):
+            warehouse = bench.warehouse("duckdb")
+            found = bench.initial_load(warehouse, url, workload, parallel_downloads=parallel)
+            bench.drop(warehouse)
+            seconds.append(found.seconds)
+    times = seconds[0] / seconds[1]
+    yield Row(
+        f"a slow server, {days} days of {events // days:,} events, 4 downloads at once",
+        f"{seconds[1]:.1f} s",
+        f"{seconds[0]:.1f} s one after the other",
+        f"{times:.1f} x",
+        "at least 3 x",
+        times >= 3,
+    )

@@ -1,0 +1,107 @@
+"""A local Mixpanel in a process of its own, so that it shares nothing with what is measured.
+
+`python -m benchmarks.server '{"events": 1000000, …}'` prints its URL once everything is there.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import date, timedelta
+from itertools import chain
+from random import Random
+from typing import Any
+
+from local_mixpanel import LocalMixpanel, traffic
+
+USERNAME, SECRET, PROJECT_ID = "local.service-account", "local-secret", "1234567"
+# Brings an event of the made-up traffic to 900 bytes; random text, since real ids are.
+_PADDING_BITS = 1_060
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is to export.
+
+    Attributes:
+        events: How many, up to and including `last_day`.
+        last_day: The last day of them, ISO.
+        days: How many days they are spread over.
+        is_small: About 200 bytes an event instead of 900.
+        new_events: How many more there are on the day after.
+        bytes_per_second: How fast an answer comes at most; None for any speed.
+    """
+
+    events: int
+    last_day: str
+    days: int = 1
+    is_small: bool = False
+    new_events: int = 0
+    bytes_per_second: int | None = None
+
+
+@contextmanager
+def serving(workload: Workload) -> Iterator[str]:
+    """Serve a workload and yield the server's URL."""
+    command = [sys.executable, "-m", "benchmarks.server", json.dumps(asdict(workload))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        if not url:
+            raise RuntimeError("the local Mixpanel did not start")
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def environment(url: str) -> dict[str, str]:
+    """The variables with which a sync reads from the server."""
+    prefix = "SOURCES__MIXPANEL__"
+    return {
+        prefix + "BASE_URL": url,
+        prefix + "PROJECT_ID": PROJECT_ID,
+        prefix + "SERVICE_ACCOUNT_USERNAME": USERNAME,
+        prefix + "SERVICE_ACCOUNT_SECRET": SECRET,
+        prefix + "EVENTS": "all",
+    }
+
+
+def export_url(url: str, first: date, last: date) -> str:
+    """The address of an export of some days."""
+    query = f"project_id={PROJECT_ID}&from_date={first}&to_date={last}"
+    return f"{url}/api/2.0/export?{query}"
+
+
+def _events(workload: Workload) -> Iterator[dict[str, Any]]:
+    last = date.fromisoformat(workload.last_day)
+    old = traffic(7, last, days=workload.days, events=workload.events, is_small=workload.is_small)
+    following = last + timedelta(days=1)
+    new = (
+        traffic(8, following, days=1, events=workload.new_events, is_small=workload.is_small)
+        if workload.new_events
+        else iter(())
+    )
+    random = Random(9)
+    for event in chain(old, new):
+        if not workload.is_small:
+            event["properties"]["note"] = f"{random.getrandbits(_PADDING_BITS):x}"
+        yield event
+
+
+def main() -> None:
+    """Serve until the process is killed."""
+    workload = Workload(**json.loads(sys.argv[1]))
+    with LocalMixpanel(bytes_per_second=workload.bytes_per_second) as mixpanel:
+        mixpanel.add(_events(workload))
+        print(mixpanel.url, flush=True)
+        while True:
+            time.sleep(3600)
+
+
+if __name__ == "__main__":
+    main()

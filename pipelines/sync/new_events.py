@@ -1,0 +1,133 @@
+"""Which of the delivered events are new: an event counts once, however often it is delivered.
+
+Only keys are compared, so an event's payload is written to the database once, and only if the
+event is new. What a load wrote that did not complete is removed before the next one.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sync.project import RAW_DATASET
+from sync.warehouse import Warehouse
+
+_BEGUN = f"{RAW_DATASET}.loads_begun"
+_COMPLETED = f"select load_id from {RAW_DATASET}._dlt_loads where status = 0"
+
+# Of several copies in one answer the last one processed stays.
+_COPIES = """
+    select position
+    from (
+        select
+            position,
+            row_number() over (
+                partition by event_key order by copy_order desc, position desc
+            ) as place
+        from delivered
+        where event_key in (
+            select event_key from delivered group by event_key having count(*) > 1
+        )
+    ) as copies
+    where place > 1
+"""
+# A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
+# the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
+_LOADED = f"""
+    select position
+    from delivered
+    where exists (
+        select 1
+        from {RAW_DATASET}.events as events
+        where
+            events.event_key = delivered.event_key
+            and events.occurred_at
+                >= timestamp with time zone '{{earliest}}' - interval '2 days'
+            and events.occurred_at
+                <= timestamp with time zone '{{latest}}' + interval '2 days'
+    )
+"""
+
+
+class NewEvents:
+    """The events that a warehouse lacks; the caller holds the warehouse's lock.
+
+    Args:
+        warehouse: What is loaded into.
+    """
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    def remove_unfinished(self) -> None:
+        """Remove what loads that did not complete left among the events."""
+        warehouse = self._warehouse
+        has_events = warehouse.has_table(RAW_DATASET, "events")
+        if not warehouse.has_table(RAW_DATASET, "loads_begun"):
+            # Earlier versions did not record what they began.
+            if has_events:
+                warehouse.execute(
+                    f"delete from {RAW_DATASET}.events where _dlt_load_id not in ({_COMPLETED})"
+                )
+            warehouse.execute(f"create table {_BEGUN} (load_id text primary key)")
+            return
+        begun = warehouse.rows(f"select load_id from {_BEGUN}")
+        if not begun:
+            return
+        if has_events:
+            for (load_id,) in warehouse.rows(
+                f"select load_id from {_BEGUN} where load_id not in ({_COMPLETED})"
+            ):
+                warehouse.execute(
+                    f"delete from {RAW_DATASET}.events where _dlt_load_id = %s", [load_id]
+                )
+        warehouse.execute(f"delete from {_BEGUN}")
+
+    def begin(self, load_id: str) -> None:
+        """Record that a load writes events from now on: they count once it is completed."""
+        self._warehouse.execute(f"insert into {_BEGUN} values (%s)", [load_id])
+
+    def select(self, delivered: Path) -> Iterator[pa.Table]:
+        """Yield the events that no completed load brought, once each.
+
+        Args:
+            delivered: A Parquet file with the schema `EVENTS`.
+        """
+        with pq.ParquetFile(delivered) as file:
+            not_new = self._not_new(delivered, file.metadata)
+            start = 0
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group)
+                end = start + rows.num_rows
+                dropped = not_new[_place(not_new, start) : _place(not_new, end)].to_pylist()
+                if dropped:
+                    is_new = [True] * rows.num_rows
+                    for position in dropped:
+                        is_new[position - start] = False
+                    rows = rows.filter(pa.array(is_new))
+                if rows.num_rows:
+                    yield rows
+                start = end
+
+    def _not_new(self, delivered: Path, metadata: pq.FileMetaData) -> pa.Array:
+        """The positions of the events that are copies or loaded already, in ascending order."""
+        if not metadata.num_rows:
+            return pa.array([], pa.int64())
+        query = _COPIES
+        if self._warehouse.has_table(RAW_DATASET, "events"):
+            column = metadata.schema.to_arrow_schema().get_field_index("occurred_at")
+            groups = [
+                metadata.row_group(group).column(column).statistics
+                for group in range(metadata.num_row_groups)
+            ]
+            earliest, latest = min(g.min for g in groups), max(g.max for g in groups)
+            query += " union " + _LOADED.format(
+                earliest=earliest.isoformat(), latest=latest.isoformat()
+            )
+        return self._warehouse.query_delivered(delivered, f"{query} order by 1")
+
+
+def _place(positions: pa.Array, position: int) -> int:
+    return bisect_left(positions, position, key=lambda found: found.as_py())

@@ -1,0 +1,57 @@
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mixpanel_export.events import EVENTS
+from sync.new_events import NewEvents
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def delivered(tmp_path):
+    """Writes events, given as (key, copy order), in row groups of a size."""
+
+    def delivered(events, *, group=2, moment=NOON):
+        path = tmp_path / "delivered.parquet"
+        rows = [
+            dict.fromkeys(EVENTS.names)
+            | {"event_key": key, "copy_order": order, "occurred_at": moment}
+            | {"event": "App Opened", "properties": f'{{"order":{order}}}'}
+            | {"replaced_characters": 0}
+            for key, order in events
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, EVENTS), path, row_group_size=group)
+        return path
+
+    return delivered
+
+
+def selected(warehouse, path):
+    return [
+        (row["event_key"], row["copy_order"])
+        for table in NewEvents(warehouse).select(path)
+        for row in table.to_pylist()
+    ]
+
+
+def test_of_copies_the_last_one_processed_is_new(warehouse, delivered):
+    path = delivered([("a", 2), ("b", 1), ("a", 3), ("c", 1), ("a", 1), ("b", 1)])
+    # Of two that were processed at the same place, either one.
+    assert selected(warehouse, path) == [("a", 3), ("c", 1), ("b", 1)]
+
+
+def test_nothing_is_new_in_nothing(warehouse, delivered):
+    assert selected(warehouse, delivered([])) == []
+
+
+@pytest.mark.parametrize("moved", [timedelta(0), timedelta(hours=26), timedelta(hours=-26)])
+def test_what_is_loaded_is_not_new(warehouse, delivered, run_sync, mixpanel, moved):
+    properties = {"time": int(NOON.timestamp()), "distinct_id": "ada", "$insert_id": "i1"}
+    mixpanel.add([{"event": "$ae_session", "properties": properties}])
+    assert run_sync(now=NOON, skip_transform=True).events_new == 1
+    loaded = warehouse.value("select event_key from mixpanel_raw.events")
+    path = delivered([("a", 1), (loaded, 1), ("b", 1)], moment=NOON + moved)
+    assert selected(warehouse, path) == [("a", 1), ("b", 1)]
