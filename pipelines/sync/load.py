@@ -112,7 +112,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._opened() as (pipeline, spool):
+        with self._warehouse.kept_open(), self._opened() as (pipeline, spool):
             watermark = _watermark(pipeline)
             mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
             self._begin(mode, watermark)
@@ -131,7 +131,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._opened() as (pipeline, spool):
+        with self._warehouse.kept_open(), self._opened() as (pipeline, spool):
             self._begin(mode, _watermark(pipeline))
             if mode == "backfill":
                 self._loaded.loaded_to_date = already
@@ -290,8 +290,10 @@ def _configure_dlt() -> None:
     dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
     # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
     dlt.config["data_writer.buffer_max_items"] = 1
-    dlt.config["data_writer.file_max_items"] = 100_000
-    dlt.config["data_writer.file_max_bytes"] = 64 * 2**20
+    # A file is a transaction, and memory follows its row groups. DuckDB writes what fills 122,880
+    # rows of its own straight to their place; less it writes to its log first, and then again.
+    dlt.config["data_writer.file_max_items"] = 1_000_000
+    dlt.config["data_writer.file_max_bytes"] = 512 * 2**20
 
 
 def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:

@@ -6,7 +6,7 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +67,10 @@ class Warehouse(ABC):
     @abstractmethod
     def connect(self) -> Any:
         """A DB-API connection, to be closed by the caller."""
+
+    @abstractmethod
+    def kept_open(self) -> AbstractContextManager[object]:
+        """Spares the database to be opened anew for every statement."""
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[None]:
@@ -171,6 +175,10 @@ class DuckDB(Warehouse):
 
         return duckdb.connect(self.path)
 
+    def kept_open(self) -> AbstractContextManager[object]:
+        # Whoever closes a DuckDB file last writes a checkpoint, and dlt closes it after each job.
+        return closing(self.connect())
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
@@ -214,6 +222,7 @@ class DuckDB(Warehouse):
                 f"from read_parquet('{path}', file_row_number = true)"
             )
             found = connection.sql(query).to_arrow_table()
+            connection.execute(f"set memory_limit = '{self.memory_limit}'")
         return found.column(0).combine_chunks()
 
     def is_missing(self, column: str, name: str) -> str:
@@ -255,6 +264,9 @@ class Postgres(Warehouse):
             self.credentials.to_native_representation(),
             application_name=f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}",
         )
+
+    def kept_open(self) -> AbstractContextManager[object]:
+        return nullcontext()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
