@@ -12,13 +12,12 @@ Whatever stands before such an end was sent on purpose, so a line there that is 
 data's fault, not the connection's: it can be rejected alone.
 """
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from isal import igzip, isal_zlib
 
 from mixpanel_export.characters import replace_lone_surrogates
 from mixpanel_export.errors import BrokenAnswer
@@ -55,7 +54,7 @@ class Answer:
         """
         unfinished = b""
         try:
-            with gzip.open(self.path) if self.is_gzip else self.path.open("rb") as body:
+            with igzip.open(self.path) if self.is_gzip else self.path.open("rb") as body:
                 while chunk := body.read(BLOCK_BYTES):
                     end = chunk.rfind(b"\n") + 1
                     if end:
@@ -65,7 +64,7 @@ class Answer:
                         unfinished += chunk
                         if len(unfinished) > MAX_LINE_BYTES:
                             raise BrokenAnswer(f"a line is longer than {MAX_LINE_BYTES} bytes")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:
             raise BrokenAnswer(f"the compressed answer is damaged or cut ({error})") from error
         if unfinished:
             yield unfinished
