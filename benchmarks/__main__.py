@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.bench import Bench, Row, bench
 from benchmarks.growth import idle, on_top
-from benchmarks.loads import against_loaders, memory, slow_server
+from benchmarks.loads import against_connectors, against_loaders, memory, slow_server
 from benchmarks.report import remember, write
 
 Section = Callable[[Bench], Iterator[Row]]
@@ -16,12 +16,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="section", help="all by default")
     parser.add_argument("--events", type=int, default=1_000_000, help="of a load")
+    parser.add_argument("--peer-events", type=int, default=50_000, help="of a connector's load")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 5_000_000])
     parser.add_argument("--base", type=int, default=1_000_000, help="below 2,500 new events")
     parser.add_argument("--times", type=int, default=20, help="and how many times as many")
     options = parser.parse_args()
     sections: dict[str, Section] = {
         "load": lambda b: against_loaders(b, options.events),
+        "connectors": lambda b: against_connectors(b, options.events, options.peer_events),
         "memory": lambda b: memory(b, options.sizes),
         "idle": idle,
         "growth": lambda b: on_top(b, options.base, options.times),

@@ -1,11 +1,12 @@
-"""Loading: against the databases' own loaders, and what it holds in memory."""
+"""Loading: against the databases' loaders and other connectors, and what it holds in memory."""
 
 import sys
 from collections.abc import Iterator
 
 from benchmarks.bench import LAST_DAY, PSQL, Bench, Row, expect, rate, shell
 from benchmarks.measure import measured
-from benchmarks.server import SECRET, USERNAME, Workload, export_url, serving
+from benchmarks.peers import PEERS, PeerFailed, Source
+from benchmarks.server import PROJECT_ID, SECRET, USERNAME, Workload, export_url, serving
 
 # The events' own columns, read and written by DuckDB alone, with a key of the same kind.
 _DUCKDB_READER = """
@@ -89,6 +90,40 @@ def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
                 "at least 75 %",
                 share >= 0.75,
             )
+
+
+def against_connectors(bench: Bench, events: int, peer_events: int) -> Iterator[Row]:
+    """HTTP to the raw table, and what other connectors make of the same events, or of fewer."""
+    ours: dict[str, float] = {}
+    workload = Workload(events, LAST_DAY.isoformat())
+    with serving(workload) as url:
+        for name in ("duckdb", "postgres"):
+            warehouse = bench.warehouse(name)
+            ours[name] = events / bench.initial_load(warehouse, url, workload).seconds
+            bench.drop(warehouse)
+    with serving(Workload(peer_events, LAST_DAY.isoformat())) as url:
+        source = Source(url, PROJECT_ID, USERNAME, SECRET, LAST_DAY, LAST_DAY)
+        for peer in PEERS:
+            what = f"{peer.name} to {peer.destination}, {peer_events:,} events"
+            try:
+                peer.install(bench.directory)
+                outcome = peer.run(bench.directory, source, bench.postgres_url())
+            except PeerFailed as problem:
+                yield Row(what, "", f"did not run: {problem}")
+                continue
+            theirs = outcome.rows / outcome.seconds
+            for name, target in (("duckdb", 15), ("postgres", 5)):
+                has_target = peer.name.startswith("ingestr")
+                times = ours[name] / theirs
+                yield Row(
+                    f"HTTP to raw table, {name}, {events:,} events, against {what}",
+                    f"{ours[name]:,.0f} events/s",
+                    f"{theirs:,.0f} events/s: {peer.name}; {outcome.rows:,} rows, "
+                    f"{outcome.peak_bytes / 1e6:,.0f} MB",
+                    f"{times:.1f} x",
+                    f"at least {target} x" if has_target else "",
+                    times >= target if has_target else None,
+                )
 
 
 def memory(bench: Bench, sizes: list[int]) -> Iterator[Row]:

@@ -1,0 +1,1 @@
+"""A directory for the PYTHONPATH of other connectors, see `benchmarks.peers`."""
