@@ -257,6 +257,13 @@ def test_gzip_proves_its_own_end(mixpanel, serve, client, tmp_path):
     assert fetch(client(), tmp_path) == [LINE.rstrip()]
 
 
+def test_gzip_that_cannot_be_unpacked_is_no_answer(mixpanel, serve, client, tmp_path):
+    header = gzip.compress(LINE)[:10]
+    serve(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + header + b"\xff" * 50)
+    with pytest.raises(ExportError, match="damaged or cut"):
+        fetch(client(attempts=1), tmp_path)
+
+
 def test_a_secret_that_the_server_repeats_is_not_told(mixpanel, serve, warehouse):
     said = f"no such account: {mixpanel.secret}"
     serve(f"HTTP/1.1 400 Bad\r\nContent-Length: {len(said)}\r\n\r\n{said}".encode())
