@@ -119,12 +119,12 @@ class Peer(ABC):
             done.touch()
 
     def run(self, directory: Path, source: Source, postgres_url: str) -> Outcome:
-        """Export the events of a window, into a fresh schema or to nowhere.
+        """Export the events of a window, into an empty database or to nowhere.
 
         Args:
             directory: Where it was installed.
             source: What to export.
-            postgres_url: `postgresql://…` of the database, even if it is not used.
+            postgres_url: `postgresql://…` of an empty database, even if it is not used.
 
         Returns:
             What it cost. The rows are those in its table, or the records on its output.
@@ -192,8 +192,6 @@ class _Ingestr(Peer):
     def _run(self, job: _Job, source: Source, postgres_url: str) -> Outcome:
         account = {"username": source.username, "password": source.secret}
         query = urlencode({**account, "project_id": source.project_id, "server": "us"})
-        # It merges by way of a second schema.
-        _drop_schemas(postgres_url, "peer_ingestr", "peer_ingestr_staging")
         found = job.measured(
             [
                 *(job.program(_INGESTR, "ingestr"), "ingest", "--yes", "--progress", "log"),
@@ -292,7 +290,6 @@ class _TapAndTarget(Peer):
         for entry in export["metadata"]:
             entry["metadata"]["selected"] = True
         _write(job.work / "catalog.json", {"streams": [export]})
-        _drop_schemas(postgres_url, "peer_tap")
         found = job.shell(
             '"$TAP" --config tap.json --catalog catalog.json | "$TARGET" --config target.json',
             **programs,
@@ -337,14 +334,6 @@ def _write(path: Path, value: Any) -> Path:
     """Write a JSON file and return its path."""
     path.write_text(json.dumps(value))
     return path.resolve()
-
-
-def _drop_schemas(postgres_url: str, *names: str) -> None:
-    """Remove what an earlier run left."""
-    with closing(psycopg2.connect(postgres_url)) as connection, connection:
-        for name in names:
-            statement = sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(name))
-            connection.cursor().execute(statement)
 
 
 def _count_rows(postgres_url: str, schema: str, table: str) -> int:
