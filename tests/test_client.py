@@ -109,8 +109,9 @@ def client(mixpanel, clock, monkeypatch):
 
 def fetch(client, path, window=TODAY, names=None):
     """The lines of the answer to one fetch."""
-    answer = client.fetch(Request(window), names, path / "answer")
-    return b"".join(answer.blocks()).splitlines()
+    body = client.fetch(Request(window), names, path / "answer", lambda a: b"".join(a.blocks()))
+    assert not (path / "answer").exists()
+    return body.splitlines()
 
 
 def test_an_answer_is_what_the_server_has(mixpanel, client, tmp_path):

@@ -16,20 +16,24 @@ def line(event="App Opened", **properties):
     return json.dumps({"event": event, "properties": {"time": NOON, **properties}}).encode()
 
 
+LAST = line("The last one")
+
+
 @pytest.fixture
 def decode(tmp_path):
     """Decodes lines as one answer; returns its events and its rejected lines as dicts."""
 
     def decode(*lines, timezone="UTC", holds_nul=True, only_day=None, names=None):
         path = tmp_path / "answer"
-        path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
+        # The last line of an answer is an event.
+        path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in [*lines, LAST])))
         decoder = EventDecoder(
             ZoneInfo(timezone), holds_nul=holds_nul, only_day=only_day, names=names
         )
         batches = list(decoder.decode(Answer(path, is_gzip=True)))
         events = [row for batch in batches for row in batch.events.to_pylist()]
         rejected = [row for batch in batches for row in batch.rejected_lines.to_pylist()]
-        return events, rejected
+        return events[:-1], rejected
 
     return decode
 

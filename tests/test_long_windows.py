@@ -2,6 +2,7 @@
 
 import threading
 from datetime import date, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -9,8 +10,10 @@ from local_mixpanel import Fault, LocalMixpanel, RateLimit
 from mixpanel_export import plan
 from mixpanel_export.client import MixpanelClient
 from mixpanel_export.configuration import load_configuration
+from mixpanel_export.delivered import decoded
 from mixpanel_export.downloads import downloads
 from mixpanel_export.errors import ExportError
+from mixpanel_export.events import EventDecoder
 from mixpanel_export.plan import Stage
 from mixpanel_export.window import Window
 from tests.conftest import NOW
@@ -165,6 +168,10 @@ def test_another_backfill_begins_anew(mixpanel, run_sync, one_day_a_request, mon
     assert len(mixpanel.requests) == before + again.length
 
 
+def read(answer):
+    return decoded(answer, EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None))
+
+
 def test_answers_come_side_by_side_and_are_handed_out_in_order(mixpanel, monkeypatch, tmp_path):
     monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
     happen(mixpanel, days=10)
@@ -182,10 +189,10 @@ def test_answers_come_side_by_side_and_are_handed_out_in_order(mixpanel, monkeyp
         # After the first, three have to be on their way at once, or this breaks.
         if request.window.from_date != first:
             all_there.wait(timeout=20)
-        answer = client.fetch(request, None, path)
+        delivered = client.fetch(request, None, path, read)
         with lock:
             together -= 1
-        return answer
+        return delivered
 
     got = [download.days.from_date for download in downloads(stage, fetch, tmp_path, parallel=3)]
     assert got == stage.days.days
@@ -201,7 +208,7 @@ def test_what_was_answered_before_a_failure_is_handed_out_first(mixpanel, monkey
     def fetch(request, path):
         if request.window.from_date == NOW.date() - DAY:
             raise ExportError("no more")
-        return client.fetch(request, None, path)
+        return client.fetch(request, None, path, read)
 
     answers = downloads(stage, fetch, tmp_path, parallel=4)
     assert [next(answers).days.from_date for _ in range(2)] == stage.days.days[:2]

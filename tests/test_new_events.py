@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixpanel_export.events import EVENTS
+from sync.destinations import rows_without
 from sync.new_events import NewEvents
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -32,7 +33,7 @@ def delivered(tmp_path):
 def selected(warehouse, path):
     return [
         (row["event_key"], row["copy_order"])
-        for table in NewEvents(warehouse).select(path)
+        for table in rows_without(path, NewEvents(warehouse).not_new(path))
         for row in table.to_pylist()
     ]
 

@@ -47,11 +47,19 @@ class Answer:
     def blocks(self) -> Iterator[bytes]:
         """Yield the body in blocks of whole lines, each about `BLOCK_BYTES` or one long line.
 
-        A line ends at `\\n` and nowhere else.
+        A line ends at `\\n` and nowhere else. Whoever comes to the end has a whole answer.
 
         Raises:
-            BrokenAnswer: The gzip stream is damaged or has no end, or a line has none.
+            BrokenAnswer: It is not whole, by the rules above; what was yielded must not be loaded.
         """
+        last_line = b""
+        for block in self._blocks():
+            last_line = _last_line(block) or last_line
+            yield block
+        if last_line:
+            _prove_last(last_line)
+
+    def _blocks(self) -> Iterator[bytes]:
         unfinished = b""
         try:
             with igzip.open(self.path) if self.is_gzip else self.path.open("rb") as body:
@@ -69,35 +77,26 @@ class Answer:
         if unfinished:
             yield unfinished
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is no line in it: nothing happened in its days."""
-        return not any(block.strip() for block in self.blocks())
-
-    def prove_whole(self) -> None:
-        """Read the body through to its end.
-
-        Raises:
-            BrokenAnswer: It is not whole, by the rules above.
-        """
-        last_line = b""
-        for block in self.blocks():
-            line = block.rstrip().rpartition(b"\n")[2]
-            last_line = line or last_line
-        if not last_line:
-            return
-        refuse_early_end(last_line)
-        try:
-            _event_shaped.decode(replace_lone_surrogates(last_line)[0])
-        except RecursionError:
-            # Nested too deeply to be read: all that can be seen is that it is closed.
-            if not last_line.endswith(b"}"):
-                raise BrokenAnswer("the answer's last line is cut") from None
-        except msgspec.DecodeError as error:
-            raise BrokenAnswer("the answer's last line is not a whole event") from error
-
 
 def refuse_early_end(line: bytes) -> None:
     """Raise `BrokenAnswer` for Mixpanel's word that it gave up: no event ends like that."""
     if line.rstrip().endswith(_EARLY_END):
         raise BrokenAnswer(f"Mixpanel ended it with '{line[-80:].decode(errors='replace')}'")
+
+
+def _last_line(block: bytes) -> bytes:
+    """The last line that is not blank, empty if all are."""
+    line = block[block.rfind(b"\n", 0, -1) + 1 :].strip()
+    return line or block.rstrip().rpartition(b"\n")[2]
+
+
+def _prove_last(line: bytes) -> None:
+    refuse_early_end(line)
+    try:
+        _event_shaped.decode(replace_lone_surrogates(line)[0])
+    except RecursionError:
+        # Nested too deeply to be read: all that can be seen is that it is closed.
+        if not line.endswith(b"}"):
+            raise BrokenAnswer("the answer's last line is cut") from None
+    except msgspec.DecodeError as error:
+        raise BrokenAnswer("the answer's last line is not a whole event") from error

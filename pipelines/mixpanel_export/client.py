@@ -90,16 +90,30 @@ class MixpanelClient:
         """Let threads that wait, or receive an answer, end soon with an `ExportError`."""
         self._stopped.set()
 
-    def fetch(self, request: Request, events: Sequence[str] | None, path: Path) -> Answer:
-        """Download what `request` asks for, of events named `events` or all, and prove it whole.
+    def fetch(
+        self,
+        request: Request,
+        events: Sequence[str] | None,
+        path: Path,
+        read: Callable[[Answer], _T],
+    ) -> _T:
+        """Download what `request` asks for, of events named `events` or all, and read it.
 
         A broken answer, a 5xx and a lost connection are asked for again, `attempts` times with
         growing pauses; a 429 is waited out. A server that says when to come back is believed, up
         to `max_wait_minutes` in all.
 
+        Args:
+            request: What to ask for.
+            events: The names to ask for; None for all.
+            path: Where the answer is kept while it is read.
+            read: Reads an answer to its end; it raises `BrokenAnswer` if that is not whole.
+
+        Returns:
+            What `read` made of the answer that is whole.
+
         Raises:
-            ExportError: Mixpanel refused, or no whole answer came. Nothing of a broken one is
-                handed out.
+            ExportError: Mixpanel refused, or no whole answer came.
         """
         window = request.window
         parameters = {"from_date": str(window.from_date), "to_date": str(window.to_date)}
@@ -108,12 +122,16 @@ class MixpanelClient:
         if request.where is not None:
             parameters["where"] = request.where
 
-        def download() -> Answer:
+        def attempt() -> _T:
             answer = self._download(parameters, path)
-            answer.prove_whole()
-            return answer
+            try:
+                return read(answer)
+            except OSError as error:
+                raise _not_kept(path, error) from error
+            finally:
+                path.unlink(missing_ok=True)
 
-        return self._repeated(str(request), download)
+        return self._repeated(str(request), attempt)
 
     def count_events(self, names: Sequence[str], window: Window) -> EventCounts:
         """How many events Mixpanel itself counts, by name and day of the project (YYYY-MM-DD).
@@ -244,10 +262,7 @@ class MixpanelClient:
                     body.write(chunk)
                     body.flush()
                 except OSError as error:
-                    raise ExportError(
-                        f"The answer could not be kept in {path.parent}: {error.strerror}. "
-                        "Make room and run again; what was loaded before stays."
-                    ) from error
+                    raise _not_kept(path, error) from error
 
     @contextmanager
     def _get(self, url: str, parameters: Mapping[str, str]):  # type: ignore[no-untyped-def]
@@ -268,6 +283,13 @@ class MixpanelClient:
                 yield response
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _Transient(f"the connection failed ({_root(error)})") from error
+
+
+def _not_kept(path: Path, error: OSError) -> ExportError:
+    return ExportError(
+        f"The answer could not be kept in {path.parent}: {error.strerror}. "
+        "Make room and run again; what was loaded before stays."
+    )
 
 
 def _announces_its_end(response: requests.Response) -> bool:

@@ -10,20 +10,19 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from mixpanel_export.answer import Answer
+from mixpanel_export.delivered import Delivered
 from mixpanel_export.plan import Request, Stage, days_at_once
 from mixpanel_export.window import Window
 
-Fetch = Callable[[Request, Path], Answer]
+Fetch = Callable[[Request, Path], Delivered]
 
 
 @dataclass(frozen=True)
 class Download:
-    """An answer that is whole, and the days of its stage that it completes."""
+    """What a whole answer delivered, and the days of its stage that it completes."""
 
     days: Window
-    request: Request
-    answer: Answer
+    delivered: Delivered
 
 
 def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iterator[Download]:
@@ -34,7 +33,7 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
 
     Args:
         stage: What to export.
-        fetch: Downloads a request to a path; called in threads of their own.
+        fetch: Fetches a request; called with a path for its files, in threads of their own.
         spool: A directory for the answers; whoever takes one removes it.
         parallel: How many answers may be on their way, or wait, beside the one handed out.
 
@@ -44,7 +43,7 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
     next_day = stage.days.from_date
     bytes_per_day: float | None = None
     days_answered = 0
-    pending: deque[tuple[Window, Request, Future[Answer]]] = deque()
+    pending: deque[tuple[Window, Future[Delivered]]] = deque()
     names = count()
 
     def fill() -> None:
@@ -56,21 +55,21 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
             days = Window(next_day, last)
             request = stage.request(days.from_date, days.to_date)
             path = spool / f"answer-{next(names)}"
-            pending.append((days, request, _in_thread(partial(fetch, request, path))))
+            pending.append((days, _in_thread(partial(fetch, request, path))))
             next_day = days.to_date + timedelta(days=1)
 
     fill()
     while pending:
-        days, request, future = pending.popleft()
-        answer = future.result()
-        bytes_per_day, days_answered = answer.path.stat().st_size / days.length, days.length
+        days, future = pending.popleft()
+        delivered = future.result()
+        bytes_per_day, days_answered = delivered.answer_bytes / days.length, days.length
         fill()
-        yield Download(days, request, answer)
+        yield Download(days, delivered)
 
 
-def _in_thread(fetch: Callable[[], Answer]) -> "Future[Answer]":
+def _in_thread(fetch: Callable[[], Delivered]) -> "Future[Delivered]":
     """`fetch()` in a daemon thread: a sync that ends does not wait for a silent server."""
-    future: Future[Answer] = Future()
+    future: Future[Delivered] = Future()
 
     def run() -> None:
         try:

@@ -1,13 +1,13 @@
 """Lines of an export, decoded into Arrow tables of events and of lines that are none."""
 
-import hashlib
 import json
 import math
 import sqlite3
 from array import array
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
+from hashlib import sha256
 from itertools import accumulate
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -62,12 +62,13 @@ HOT_SHARD_EVENT = "$hotshard_events"
 _NULL = msgspec.Raw(b"null")
 
 
-class _Line(msgspec.Struct):
+# Nothing in these refers back to them: Python's garbage collector would only count them.
+class _Line(msgspec.Struct, gc=False):
     event: str
     properties: msgspec.Raw
 
 
-class _Properties(msgspec.Struct):
+class _Properties(msgspec.Struct, gc=False):
     """The properties that every event is identified by; all others stay in the payload."""
 
     time: int
@@ -100,6 +101,10 @@ _lines = msgspec.json.Decoder(_Line)
 _properties = msgspec.json.Decoder(_Properties)
 _unusual_properties = msgspec.json.Decoder(_UnusualProperties)
 _hot_shard = msgspec.json.Decoder(_HotShard)
+
+
+# Key, event, distinct_id, insert_id, time (s), processing time (ms), payload, replaced characters.
+_Row = tuple[str, str, str | None, str | None, int, int | None, bytes, int]
 
 
 class _NotAnEvent(Exception):
@@ -142,19 +147,6 @@ class Batch:
     rejected_lines: pa.Table
 
 
-@dataclass
-class _Columns:
-    event_key: list[str] = field(default_factory=list)
-    event: list[str] = field(default_factory=list)
-    distinct_id: list[str | None] = field(default_factory=list)
-    insert_id: list[str | None] = field(default_factory=list)
-    occurred_at: list[int] = field(default_factory=list)
-    processed_at: list[int | None] = field(default_factory=list)
-    properties: list[bytes] = field(default_factory=list)
-    replaced_characters: list[int] = field(default_factory=list)
-    copy_order: list[int] = field(default_factory=list)
-
-
 class EventDecoder:
     """Decodes one answer.
 
@@ -195,24 +187,28 @@ class EventDecoder:
             self._occurrences.close()
 
     def _decode_block(self, block: bytes) -> Batch:
-        columns, rejected = _Columns(), list[dict[str, Any]]()
+        events, rejected = list[_Row](), list[dict[str, Any]]()
         repair = may_need_repair(block)
         for line in block.split(b"\n"):
             if not line or line.isspace():
                 continue
             try:
-                self._append_event(columns, line, repair=repair and may_need_repair(line))
+                event = self._event(line, repair=repair and may_need_repair(line))
             except _NotAnEvent as problem:
                 refuse_early_end(line)
                 rejected.append(
                     {"line": _printable(line), "reason": str(problem), "day": self._only_day}
                 )
+            else:
+                if event is not None:
+                    events.append(event)
         return Batch(
-            events=self._events_table(columns),
+            events=self._events_table(events),
             rejected_lines=pa.Table.from_pylist(rejected, schema=REJECTED_LINES),
         )
 
-    def _append_event(self, columns: _Columns, line: bytes, *, repair: bool) -> None:
+    def _event(self, line: bytes, *, repair: bool) -> _Row | None:
+        """The columns of a line's event; None if it was not asked for."""
         replaced = 0
         if repair:
             line, replaced = replace_lone_surrogates(line)
@@ -221,24 +217,19 @@ class EventDecoder:
             if event == HOT_SHARD_EVENT:
                 event = _restored(payload, identity) or event
                 if not self._is_wanted(event):
-                    return
+                    return None
             key = self._event_key(event, payload, identity)
         except RecursionError as error:
             raise _NotAnEvent("nested too deeply") from error
-        texts = [event, identity.distinct_id, identity.insert_id]
+        distinct_id, insert_id = identity.distinct_id, identity.insert_id
         if repair and not self._holds_nul:
             payload, nuls = replace_nul(payload)
             replaced += nuls
-            texts = [text and text.replace("\0", REPLACEMENT) for text in texts]
-        columns.event_key.append(key)
-        columns.event.append(texts[0] or "")
-        columns.distinct_id.append(texts[1])
-        columns.insert_id.append(texts[2])
-        columns.occurred_at.append(identity.time)
-        columns.processed_at.append(identity.processed_ms)
-        columns.properties.append(payload)
-        columns.replaced_characters.append(replaced)
-        columns.copy_order.append(self._copy_order(identity.processed_ms))
+            event = event.replace("\0", REPLACEMENT)
+            distinct_id = distinct_id and distinct_id.replace("\0", REPLACEMENT)
+            insert_id = insert_id and insert_id.replace("\0", REPLACEMENT)
+        time, processed_ms = identity.time, identity.processed_ms
+        return key, event, distinct_id, insert_id, time, processed_ms, payload, replaced
 
     def _is_wanted(self, event: str) -> bool:
         """Whether a renamed event is one of those that were asked for."""
@@ -265,34 +256,46 @@ class EventDecoder:
         whole = _hash(*who_and_when, _canonical(payload, original_id))
         return _hash(whole, str(self._occurrences.count(bytes.fromhex(whole))))
 
-    def _copy_order(self, processed_ms: int | None) -> int:
+    def _copy_orders(self, processed_at: pa.Array) -> pa.Array:
         """Orders copies of an event: by processing time, then by position in the answer."""
-        self._position += 1
-        return ((processed_ms or 0) << _POSITION_BITS) + self._position % (1 << _POSITION_BITS)
+        first = self._position + 1
+        self._position += len(processed_at)
+        position = pc.bit_wise_and(
+            pa.array(range(first, self._position + 1), pa.int64()), (1 << _POSITION_BITS) - 1
+        )
+        processed_ms = pc.fill_null(processed_at.cast(pa.int64()), 0)
+        return pc.add(pc.shift_left(processed_ms, _POSITION_BITS), position)
 
-    def _events_table(self, columns: _Columns) -> pa.Table:
-        wall_clock = pa.array(columns.occurred_at, pa.timestamp("s")).cast(pa.timestamp("us"))
+    def _events_table(self, events: list[_Row]) -> pa.Table:
+        if not events:
+            return EVENTS.empty_table()
+        keys, names, distinct_ids, insert_ids, times, processed, payloads, replaced = zip(
+            *events, strict=True
+        )
+        wall_clock = pa.array(times, pa.timestamp("s")).cast(pa.timestamp("us"))
         # In the hour that autumn repeats, the earlier reading; in the one that spring leaves out,
         # the instant at which the clock was changed.
         occurred_at = pc.assume_timezone(
             wall_clock, self._timezone.key, ambiguous="earliest", nonexistent="latest"
-        ).cast(_INSTANT)
-        arrays = vars(columns) | {
-            "occurred_at": occurred_at,
-            "processed_at": pa.array(columns.processed_at, pa.timestamp("ms", tz="UTC")),
-            "properties": _texts(columns.properties),
-        }
+        )
+        processed_at = pa.array(processed, pa.timestamp("ms", tz="UTC"))
         return pa.table(
-            [_column(arrays[name], EVENTS.field(name).type) for name in EVENTS.names],
+            [
+                pa.array(keys, pa.string()),
+                pa.array(names, pa.string()),
+                pa.array(distinct_ids, pa.string()),
+                pa.array(insert_ids, pa.string()),
+                occurred_at.cast(_INSTANT),
+                processed_at.cast(_INSTANT),
+                _texts(payloads),
+                pa.array(replaced, pa.int64()),
+                self._copy_orders(processed_at),
+            ],
             schema=EVENTS,
         )
 
 
-def _column(values: Any, kind: pa.DataType) -> pa.Array:
-    return values.cast(kind) if isinstance(values, pa.Array) else pa.array(values, kind)
-
-
-def _texts(encoded: list[bytes]) -> pa.Array:
+def _texts(encoded: Sequence[bytes]) -> pa.Array:
     """UTF-8 as an array of strings; Arrow's own conversion takes eight times as long."""
     ends = array("i", accumulate(map(len, encoded), initial=0))
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
@@ -385,7 +388,7 @@ def _canonical(payload: bytes, original_id: str | None) -> str:
 def _hash(*parts: str | None) -> str:
     """128 bits of SHA-256 over the parts, each with its length before it, in hexadecimal."""
     framed = "".join(["-" if part is None else f"{len(part)}:{part}" for part in parts])
-    return hashlib.sha256(framed.encode()).hexdigest()[:32]
+    return sha256(framed.encode()).hexdigest()[:32]
 
 
 def _printable(line: bytes) -> str:

@@ -2,34 +2,40 @@
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import dlt
+import pyarrow as pa
+import pyarrow.compute as pc
 from dlt.common.destination.exceptions import DestinationException
 from dlt.common.runtime import run_context
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from mixpanel_export import Delivery, Mode, mixpanel
+from mixpanel_export import Mode, mixpanel
 from mixpanel_export.answer import Answer
 from mixpanel_export.client import MixpanelClient
 from mixpanel_export.configuration import MixpanelConfiguration
-from mixpanel_export.downloads import Download, downloads
+from mixpanel_export.delivered import Delivered, decoded
+from mixpanel_export.downloads import downloads
 from mixpanel_export.errors import ExportError
-from mixpanel_export.events import HOT_SHARD_EVENT
+from mixpanel_export.events import HOT_SHARD_EVENT, EventDecoder
 from mixpanel_export.plan import Cursor, Request, Stage, arrivals
 from mixpanel_export.window import (
     Window,
     incremental_window,
     initial_window,
     last_day,
+    later,
     parse_instant,
 )
+from sync.destinations import rows_without
 from sync.errors import SyncError
 from sync.new_events import NewEvents
 from sync.project import RAW_DATASET
@@ -46,6 +52,18 @@ class Watermark:
 
     cursor: Cursor
     instant: datetime
+
+
+@dataclass
+class Delivery:
+    """What the loads of one sync delivered; filled in while they run."""
+
+    events_received: int = 0
+    events_new: int = 0
+    events_late: int = 0
+    """Of the new ones, those that arrived later than the lookback."""
+    lines_rejected: int = 0
+    newest_processed: datetime | None = None
 
 
 @dataclass
@@ -94,7 +112,9 @@ class Loader:
         committed: Callable[[], None],
     ) -> None:
         self._warehouse = warehouse
+        self._destination = warehouse.destination
         self._new_events = NewEvents(warehouse)
+        self._decoding = threading.Lock()
         self._settings = settings
         self._client = client
         self._events = events
@@ -194,11 +214,11 @@ class Loader:
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
             # Days without events need no commit.
-            if download.answer.is_empty:
-                download.answer.path.unlink()
-            else:
+            if not download.delivered.is_empty:
                 has_moved = loaded.delivery.events_received > received_before
-                self._commit(pipeline, stage, download, sets_back=stage.restarts and not has_moved)
+                sets_back = stage.restarts and not has_moved
+                self._commit(pipeline, stage, download.delivered, sets_back=sets_back)
+            download.delivered.remove()
             loaded.days_done += download.days.length
             loaded.loaded_to_date = max(
                 download.days.to_date, loaded.loaded_to_date or download.days.to_date
@@ -212,42 +232,60 @@ class Loader:
         answer = Answer(spool / "nothing", is_gzip=False)
         answer.path.touch()
         today = Window(self._now.date(), self._now.date())
-        stage = Stage(today, None, self._now)
-        self._commit(pipeline, stage, Download(today, Request(today), answer), sets_back=False)
+        delivered = self._decoded(answer, today)
+        self._commit(pipeline, Stage(today, None, self._now), delivered, sets_back=False)
 
-    def _fetch(self, request: Request, path: Path) -> Answer:
+    def _fetch(self, request: Request, path: Path) -> Delivered:
         # Renamed events are asked for as well: their own names are in their properties.
         names = self._events and [*self._events, HOT_SHARD_EVENT]
-        return self._client.fetch(request, names, path)
+
+        def read(answer: Answer) -> Delivered:
+            # One at a time: side by side they would take as long, and more memory.
+            with self._decoding:
+                return self._decoded(answer, request.window)
+
+        return self._client.fetch(request, names, path, read)
+
+    def _decoded(self, answer: Answer, window: Window) -> Delivered:
+        decoder = EventDecoder(
+            self._settings.zone,
+            holds_nul=self._warehouse.holds_nul,
+            only_day=window.only_day,
+            names=self._events,
+        )
+        return decoded(answer, decoder)
 
     def _commit(
-        self, pipeline: dlt.Pipeline, stage: Stage, download: Download, *, sets_back: bool
+        self, pipeline: dlt.Pipeline, stage: Stage, delivered: Delivered, *, sets_back: bool
     ) -> None:
         before = _watermark(pipeline)
         keeps = before and before.cursor == stage.cursor and not sets_back
-        source = mixpanel(
-            download,
-            stage,
-            timezone=self._settings.zone,
-            events=self._events,
-            watermark=before.instant if before and keeps else None,
-            lookback=self._settings.lookback,
-            select_new=self._new_events.select,
-            begin=self._new_events.begin,
-            holds_nul=self._warehouse.holds_nul,
-            delivery=self._loaded.delivery,
-        )
-        delivered_before = replace(self._loaded.delivery)
+        source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
+        not_new = self._new_events.not_new(delivered.events)
+        self._destination.not_new = not_new
         try:
             pipeline.extract(source, loader_file_format="parquet")
             pipeline.normalize()
+            for load_id in pipeline.list_normalized_load_packages():
+                self._new_events.begin(load_id)
             pipeline.load()
         except PipelineStepFailed as error:
-            self._loaded.delivery = delivered_before
             raise _cause(error) from error
+        self._count(delivered, not_new)
         self._warehouse.tune()
         after = _watermark(pipeline)
         self._loaded.watermark = after.instant if after else None
+
+    def _count(self, delivered: Delivered, not_new: pa.Array) -> None:
+        delivery = self._loaded.delivery
+        delivery.events_received += delivered.event_count
+        delivery.events_new += delivered.event_count - len(not_new)
+        delivery.lines_rejected += delivered.rejected_count
+        delivery.newest_processed = later(delivery.newest_processed, delivered.newest_processed)
+        lookback = pa.scalar(self._settings.lookback)
+        for rows in rows_without(delivered.events, not_new, ["occurred_at", "processed_at"]):
+            late = pc.greater(pc.subtract(rows["processed_at"], rows["occurred_at"]), lookback)
+            delivery.events_late += pc.sum(late).as_py() or 0
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[dlt.Pipeline, Path]]:
@@ -266,7 +304,7 @@ class Loader:
         try:
             pipeline = dlt.pipeline(
                 PIPELINE,
-                destination=self._warehouse.destination,
+                destination=self._destination,
                 dataset_name=RAW_DATASET,
                 pipelines_dir=str(directory),
             )
@@ -290,10 +328,6 @@ def _configure_dlt() -> None:
     dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
     # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
     dlt.config["data_writer.buffer_max_items"] = 1
-    # A file is a transaction, and memory follows its row groups. DuckDB writes what fills 122,880
-    # rows of its own straight to their place; less it writes to its log first, and then again.
-    dlt.config["data_writer.file_max_items"] = 1_000_000
-    dlt.config["data_writer.file_max_bytes"] = 512 * 2**20
 
 
 def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:

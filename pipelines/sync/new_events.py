@@ -4,8 +4,6 @@ Only keys are compared, so an event's payload is written to the database once, a
 event is new. What a load wrote that did not complete is removed before the next one.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,30 +87,13 @@ class NewEvents:
         """Record that a load writes events from now on: they count once it is completed."""
         self._warehouse.execute(f"insert into {_BEGUN} values (%s)", [load_id])
 
-    def select(self, delivered: Path) -> Iterator[pa.Table]:
-        """Yield the events that no completed load brought, once each.
+    def not_new(self, delivered: Path) -> pa.Array:
+        """The positions of the events that are copies or loaded already, in ascending order.
 
         Args:
             delivered: A Parquet file with the schema `EVENTS`.
         """
-        with pq.ParquetFile(delivered) as file:
-            not_new = self._not_new(delivered, file.metadata)
-            start = 0
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group)
-                end = start + rows.num_rows
-                dropped = not_new[_place(not_new, start) : _place(not_new, end)].to_pylist()
-                if dropped:
-                    is_new = [True] * rows.num_rows
-                    for position in dropped:
-                        is_new[position - start] = False
-                    rows = rows.filter(pa.array(is_new))
-                if rows.num_rows:
-                    yield rows
-                start = end
-
-    def _not_new(self, delivered: Path, metadata: pq.FileMetaData) -> pa.Array:
-        """The positions of the events that are copies or loaded already, in ascending order."""
+        metadata = pq.read_metadata(delivered)
         if not metadata.num_rows:
             return pa.array([], pa.int64())
         query = _COPIES
@@ -127,7 +108,3 @@ class NewEvents:
                 earliest=earliest.isoformat(), latest=latest.isoformat()
             )
         return self._warehouse.query_delivered(delivered, f"{query} order by 1")
-
-
-def _place(positions: pa.Array, position: int) -> int:
-    return bisect_left(positions, position, key=lambda found: found.as_py())

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigurationException
-from dlt.common.destination import TDestinationReferenceArg
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from mixpanel_export.errors import ConfigurationError
+from sync.destinations import DuckDBDestination, EventsDestination, PostgresDestination
 from sync.errors import AnotherSyncIsRunning
 from sync.project import MART_SCHEMA, RAW_DATASET, ROOT
 
@@ -56,7 +56,7 @@ class Warehouse(ABC):
 
     @property
     @abstractmethod
-    def destination(self) -> TDestinationReferenceArg:
+    def destination(self) -> EventsDestination:
         """What dlt loads into."""
 
     @property
@@ -157,14 +157,14 @@ class DuckDB(Warehouse):
         return str(self.path)
 
     @property
-    def destination(self) -> TDestinationReferenceArg:
+    def destination(self) -> EventsDestination:
         credentials = DuckDbCredentials(str(self.path))
         credentials.global_config = {
             "memory_limit": self.memory_limit,
             # It would keep whole files waiting in memory for those before them.
             "preserve_insertion_order": False,
         }
-        return dlt.destinations.duckdb(credentials)
+        return DuckDBDestination(credentials)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -246,9 +246,7 @@ class Postgres(Warehouse):
         return f"postgresql://{found.host}:{found.port}/{found.database}"
 
     @property
-    def destination(self) -> TDestinationReferenceArg:
-        from sync.postgres_destination import PostgresDestination
-
+    def destination(self) -> EventsDestination:
         return PostgresDestination(self.credentials)
 
     @property
