@@ -1,6 +1,7 @@
 import gzip
 import json
 from datetime import UTC, date, datetime
+from hashlib import sha256
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -313,6 +314,27 @@ def test_the_first_and_the_last_second_are_events(decode):
 def test_terminated_early_is_never_a_line(decode):
     with pytest.raises(BrokenAnswer, match="terminated early"):
         decode(line(), b"export terminated early", line())
+
+
+def framed(*parts):
+    """What a key is a hash of, by code of its own."""
+    return "".join("-" if part is None else f"{len(part)}:{part}" for part in parts)
+
+
+# A character of several code points counts as each of them.
+TEXTS = ["ada", "\0", "é", "e\u0301", "👩\u200d👩", "7:a", "-", "\U0010ffff", " x ", "'"]
+
+
+@pytest.mark.parametrize("holds_nul", [True, False])
+def test_a_key_hashes_name_original_id_time_and_insert_id(decode, holds_nul):
+    """Keys stay as they are: what is loaded would be loaded again under new ones."""
+    parts = [(event, who, mark) for event in TEXTS for who in [*TEXTS, "", None] for mark in TEXTS]
+    lines = [line(event, distinct_id=who, **{"$insert_id": mark}) for event, who, mark in parts]
+    decoded, _ = decode(*lines, holds_nul=holds_nul)
+    assert keys(decoded) == [
+        sha256(framed(event, who, str(NOON), mark).encode()).hexdigest()[:32]
+        for event, who, mark in parts
+    ]
 
 
 def test_memory_does_not_grow_with_the_answer(tmp_path):

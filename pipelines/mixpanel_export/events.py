@@ -4,7 +4,7 @@ import json
 import math
 import sqlite3
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,8 +104,29 @@ _unusual_properties = msgspec.json.Decoder(_UnusualProperties)
 _hot_shard = msgspec.json.Decoder(_HotShard)
 
 
-# Key, event, distinct_id, insert_id, time (s), processing time (ms), payload, replaced characters.
-_Row = tuple[str, str, str | None, str | None, int, int | None, bytes, int]
+class _Event(msgspec.Struct, gc=False):
+    event_key: str | None
+    """None when it is to be made by `_KEYS`."""
+    original_id: str | None
+    event: str
+    distinct_id: str | None
+    insert_id: str | None
+    time: int
+    processed_ms: int | None
+    payload: bytes
+    replaced_characters: int
+
+
+# `_hash` of event, original distinct_id, time and $insert_id, for many events at once.
+_KEYS = """
+    select coalesce(event_key, left(sha256(concat(
+        length(event), ':', event,
+        coalesce(length(original_id) || ':' || original_id, '-'),
+        length(occurred), ':', occurred,
+        length(insert_id), ':', insert_id
+    )), 32))
+    from (select *, occurred_at::varchar as occurred from identities)
+"""
 
 
 class _NotAnEvent(Exception):
@@ -172,6 +194,7 @@ class EventDecoder:
         self._holds_nul = holds_nul
         self._only_day = only_day
         self._occurrences = _Occurrences()
+        self._database = duckdb.connect()
         self._position = 0
 
     def decode(self, answer: Answer) -> Iterator[Batch]:
@@ -185,9 +208,10 @@ class EventDecoder:
                 yield self._decode_block(block)
         finally:
             self._occurrences.close()
+            self._database.close()
 
     def _decode_block(self, block: bytes) -> Batch:
-        events, rejected = list[_Row](), list[dict[str, Any]]()
+        events, rejected = list[_Event](), list[dict[str, Any]]()
         repair = may_need_repair(block)
         for line in block.split(b"\n"):
             if not line or line.isspace():
@@ -207,29 +231,41 @@ class EventDecoder:
             rejected_lines=pa.Table.from_pylist(rejected, schema=REJECTED_LINES),
         )
 
-    def _event(self, line: bytes, *, repair: bool) -> _Row | None:
+    def _event(self, line: bytes, *, repair: bool) -> _Event | None:
         """The columns of a line's event; None if it was not asked for."""
         replaced = 0
         if repair:
             line, replaced = replace_lone_surrogates(line)
+        key: str | None = None
         try:
             event, payload, identity = _read(line)
             if event == HOT_SHARD_EVENT:
                 event = _restored(payload, identity) or event
                 if not self._is_wanted(event):
                     return None
-            key = self._event_key(event, payload, identity)
+            distinct_id, insert_id = identity.distinct_id, identity.insert_id
+            original_id = identity.id_before_identity or distinct_id
+            if repair or not insert_id:
+                key = self._event_key(event, original_id, payload, identity)
         except RecursionError as error:
             raise _NotAnEvent("nested too deeply") from error
-        distinct_id, insert_id = identity.distinct_id, identity.insert_id
         if repair and not self._holds_nul:
             payload, nuls = replace_nul(payload)
             replaced += nuls
             event = event.replace("\0", REPLACEMENT)
             distinct_id = distinct_id and distinct_id.replace("\0", REPLACEMENT)
             insert_id = insert_id and insert_id.replace("\0", REPLACEMENT)
-        time, processed_ms = identity.time, identity.processed_ms
-        return key, event, distinct_id, insert_id, time, processed_ms, payload, replaced
+        return _Event(
+            key,
+            original_id,
+            event,
+            distinct_id,
+            insert_id,
+            identity.time,
+            identity.processed_ms,
+            payload,
+            replaced,
+        )
 
     def _is_wanted(self, event: str) -> bool:
         """Whether a renamed event is one of those that were asked for."""
@@ -239,7 +275,9 @@ class EventDecoder:
             raise _NotAnEvent("renamed by Mixpanel, and its own name is missing")
         return False
 
-    def _event_key(self, event: str, payload: bytes, identity: _Properties) -> str:
+    def _event_key(
+        self, event: str, original_id: str | None, payload: bytes, identity: _Properties
+    ) -> str:
         """What makes an event the same event, however often it is exported.
 
         Mixpanel's own rule is event, distinct_id, time and $insert_id; the original distinct_id
@@ -249,7 +287,6 @@ class EventDecoder:
         out the same whenever they are read.
         https://docs.mixpanel.com/docs/tracking-methods/deduplication
         """
-        original_id = identity.id_before_identity or identity.distinct_id
         who_and_when = (event, original_id, str(identity.time))
         if identity.insert_id:
             return _hash(*who_and_when, identity.insert_id)
@@ -266,36 +303,45 @@ class EventDecoder:
         processed_ms = pc.fill_null(processed_at.cast(pa.int64()), 0)
         return pc.add(pc.shift_left(processed_ms, _POSITION_BITS), position)
 
-    def _events_table(self, events: list[_Row]) -> pa.Table:
+    def _events_table(self, events: list[_Event]) -> pa.Table:
         if not events:
             return EVENTS.empty_table()
-        keys, names, distinct_ids, insert_ids, times, processed, payloads, replaced = zip(
-            *events, strict=True
+        identities = pa.table(
+            {
+                "event_key": pa.array([event.event_key for event in events], pa.string()),
+                "original_id": pa.array([event.original_id for event in events], pa.string()),
+                "event": pa.array([event.event for event in events], pa.string()),
+                "insert_id": pa.array([event.insert_id for event in events], pa.string()),
+                "occurred_at": pa.array([event.time for event in events], pa.int64()),
+            }
         )
-        wall_clock = pa.array(times, pa.timestamp("s")).cast(pa.timestamp("us"))
+        self._database.register("identities", identities)
+        wall_clock = identities["occurred_at"].cast(pa.timestamp("s")).cast(pa.timestamp("us"))
         # In the hour that autumn repeats, the earlier reading; in the one that spring leaves out,
         # the instant at which the clock was changed.
         occurred_at = pc.assume_timezone(
             wall_clock, self._timezone.key, ambiguous="earliest", nonexistent="latest"
         )
-        processed_at = pa.array(processed, pa.timestamp("ms", tz="UTC"))
+        processed_at = pa.array(
+            [event.processed_ms for event in events], pa.timestamp("ms", tz="UTC")
+        )
         return pa.table(
             [
-                pa.array(keys, pa.string()),
-                pa.array(names, pa.string()),
-                pa.array(distinct_ids, pa.string()),
-                pa.array(insert_ids, pa.string()),
+                self._database.sql(_KEYS).to_arrow_table().column(0),
+                identities["event"],
+                pa.array([event.distinct_id for event in events], pa.string()),
+                identities["insert_id"],
                 occurred_at.cast(_INSTANT),
                 processed_at.cast(_INSTANT),
-                _texts(payloads),
-                pa.array(replaced, pa.int64()),
+                _texts([event.payload for event in events]),
+                pa.array([event.replaced_characters for event in events], pa.int64()),
                 self._copy_orders(processed_at),
             ],
             schema=EVENTS,
         )
 
 
-def _texts(encoded: Sequence[bytes]) -> pa.Array:
+def _texts(encoded: list[bytes]) -> pa.Array:
     """UTF-8 as an array of strings; Arrow's own conversion takes eight times as long."""
     ends = array("i", accumulate(map(len, encoded), initial=0))
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]

@@ -15,7 +15,10 @@ from dlt.destinations import duckdb, postgres
 from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParquetCopyJob
 
+from mixpanel_export.events import EVENTS
+
 _NONE = pa.array([], pa.int64())
+_LOADED = EVENTS.append(pa.field("_dlt_load_id", pa.string(), nullable=False))
 
 
 class EventsDestination(Destination[Any, Any]):
@@ -90,16 +93,15 @@ class _PostgresEvents(PostgresParquetCopyJob):
         """Copy the file's events that are new, with the id of this load, in one transaction."""
         with self._connect() as connection, connection.cursor() as cursor:
             _, schema = self._set_catalog_and_schema()
-            # A row group at a time: dlt would hold the whole file in memory.
-            for rows in rows_without(Path(self._file_path), self._not_new):
-                load_ids = pa.repeat(pa.scalar(self._load_id), rows.num_rows)
-                cursor.adbc_ingest(
-                    self.load_table_name,
-                    rows.append_column("_dlt_load_id", load_ids),
-                    mode="append",
-                    db_schema_name=schema,
-                )
+            # As a stream: dlt would hold the whole file in memory.
+            events = pa.RecordBatchReader.from_batches(_LOADED, self._batches())
+            cursor.adbc_ingest(self.load_table_name, events, mode="append", db_schema_name=schema)
             connection.commit()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        for rows in rows_without(Path(self._file_path), self._not_new):
+            load_ids = pa.repeat(pa.scalar(self._load_id), rows.num_rows)
+            yield from rows.append_column(_LOADED.field("_dlt_load_id"), load_ids).to_batches()
 
 
 class _PostgresClient(PostgresClient):

@@ -4,13 +4,16 @@ Only keys are compared, so an event's payload is written to the database once, a
 event is new. What a load wrote that did not complete is removed before the next one.
 """
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sync.project import RAW_DATASET
-from sync.warehouse import Warehouse
+from sync.warehouse import KEYS_MEMORY, Warehouse, view_delivered
 
 _BEGUN = f"{RAW_DATASET}.loads_begun"
 _COMPLETED = f"select load_id from {RAW_DATASET}._dlt_loads where status = 0"
@@ -33,18 +36,17 @@ _COPIES = """
 """
 # A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
 # the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
+_AROUND = """
+    events.occurred_at >= timestamp with time zone '{earliest}' - interval '2 days'
+    and events.occurred_at <= timestamp with time zone '{latest}' + interval '2 days'
+"""
 _LOADED = f"""
     select position
     from delivered
     where exists (
         select 1
         from {RAW_DATASET}.events as events
-        where
-            events.event_key = delivered.event_key
-            and events.occurred_at
-                >= timestamp with time zone '{{earliest}}' - interval '2 days'
-            and events.occurred_at
-                <= timestamp with time zone '{{latest}}' + interval '2 days'
+        where events.event_key = delivered.event_key and {{around}}
     )
 """
 
@@ -96,15 +98,29 @@ class NewEvents:
         metadata = pq.read_metadata(delivered)
         if not metadata.num_rows:
             return pa.array([], pa.int64())
-        query = _COPIES
-        if self._warehouse.has_table(RAW_DATASET, "events"):
-            column = metadata.schema.to_arrow_schema().get_field_index("occurred_at")
-            groups = [
-                metadata.row_group(group).column(column).statistics
-                for group in range(metadata.num_row_groups)
-            ]
-            earliest, latest = min(g.min for g in groups), max(g.max for g in groups)
-            query += " union " + _LOADED.format(
-                earliest=earliest.isoformat(), latest=latest.isoformat()
-            )
-        return self._warehouse.query_delivered(delivered, f"{query} order by 1")
+        column = metadata.schema.to_arrow_schema().get_field_index("occurred_at")
+        groups = [
+            metadata.row_group(group).column(column).statistics
+            for group in range(metadata.num_row_groups)
+        ]
+        earliest, latest = min(g.min for g in groups), max(g.max for g in groups)
+        around = _AROUND.format(earliest=earliest.isoformat(), latest=latest.isoformat())
+        copies = _copies(delivered)
+        if not self._has_events(around):
+            return copies.sort()
+        loaded = self._warehouse.query_delivered(delivered, _LOADED.format(around=around))
+        return pa.concat_arrays([copies, loaded]).unique().sort()
+
+    def _has_events(self, condition: str) -> bool:
+        if not self._warehouse.has_table(RAW_DATASET, "events"):
+            return False
+        events = f"select 1 from {RAW_DATASET}.events as events where {condition} limit 1"
+        return bool(self._warehouse.rows(events))
+
+
+def _copies(delivered: Path) -> pa.Array:
+    # Beyond the limit DuckDB spills to disk.
+    limits: dict[str, Any] = {"memory_limit": KEYS_MEMORY, "temp_directory": str(delivered.parent)}
+    with closing(duckdb.connect(config=limits)) as connection:
+        view_delivered(connection, delivered)
+        return connection.sql(_COPIES).to_arrow_table().column(0).combine_chunks()

@@ -27,15 +27,9 @@ from sync.project import MART_SCHEMA, RAW_DATASET, ROOT
 
 DestinationName = Literal["duckdb", "postgres"]
 
-_KEYS = pa.schema(
-    [
-        pa.field("position", pa.int64()),
-        pa.field("event_key", pa.string()),
-        pa.field("copy_order", pa.int64()),
-    ]
-)
+_KEYS = pa.schema([pa.field("position", pa.int64()), pa.field("event_key", pa.string())])
 # Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
-_KEYS_MEMORY = "100MB"
+KEYS_MEMORY = "100MB"
 
 
 class Warehouse(ABC):
@@ -95,7 +89,7 @@ class Warehouse(ABC):
         Args:
             delivered: A Parquet file of events.
             query: SQL that finds the file's rows in the table `delivered`, with the columns
-                `position` (from 0 on), `event_key` and `copy_order`.
+                `position` (from 0 on) and `event_key`.
         """
 
     @property
@@ -213,14 +207,9 @@ class DuckDB(Warehouse):
 
     def query_delivered(self, delivered: Path, query: str) -> pa.Array:
         with closing(self.connect()) as connection:
-            connection.execute(f"set memory_limit = '{_KEYS_MEMORY}'")
+            connection.execute(f"set memory_limit = '{KEYS_MEMORY}'")
             connection.execute("set enable_progress_bar = false")
-            path = str(delivered).replace("'", "''")
-            connection.execute(
-                "create temporary view delivered as "
-                "select file_row_number as position, event_key, copy_order "
-                f"from read_parquet('{path}', file_row_number = true)"
-            )
+            view_delivered(connection, delivered)
             found = connection.sql(query).to_arrow_table()
             connection.execute(f"set memory_limit = '{self.memory_limit}'")
         return found.column(0).combine_chunks()
@@ -332,11 +321,24 @@ class Postgres(Warehouse):
 
 def _keys(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
     start = 0
-    for batch in file.iter_batches(columns=["event_key", "copy_order"]):
+    for batch in file.iter_batches(columns=["event_key"]):
         end = start + batch.num_rows
         positions = pa.array(range(start, end), pa.int64())
-        yield pa.record_batch([positions, batch["event_key"], batch["copy_order"]], schema=_KEYS)
+        yield pa.record_batch([positions, batch["event_key"]], schema=_KEYS)
         start = end
+
+
+def view_delivered(connection: Any, delivered: Path) -> None:
+    """Show a Parquet file of events to a DuckDB connection, as `query_delivered` describes it.
+
+    Its `copy_order` is there as well.
+    """
+    path = str(delivered).replace("'", "''")
+    connection.execute(
+        "create temporary view delivered as "
+        "select file_row_number as position, event_key, copy_order "
+        f"from read_parquet('{path}', file_row_number = true)"
+    )
 
 
 def configured_destination() -> str:
