@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParq
 
 from mixpanel_export.events import EVENTS
 
+# Decoding keeps no more threads busy, and each wants memory of its own.
+_LOAD_THREADS = 2
+_LOAD_BYTES = 128_000_000
+# https://duckdb.org/docs/stable/internals/vector
+_VECTOR_ROWS = 2048
 _NONE = pa.array([], pa.int64())
 _LOADED = EVENTS.append(pa.field("_dlt_load_id", pa.string(), nullable=False))
 
@@ -46,15 +52,38 @@ class _DuckDBEvents(DuckDbCopyJob):
     def run(self) -> None:
         """Insert the file's events that are new, with the id of this load."""
         client = self._job_client.sql_client
-        client.native_connection.register("not_new", pa.table({"position": self._not_new}))
+        connection = client.native_connection
+        connection.register("not_new", pa.table({"position": self._not_new}))
         table = client.make_qualified_table_name(self.load_table_name)
         path = self._file_path.replace("'", "''")
-        client.execute_sql(
-            f"insert into {table} by name "
-            f"select * exclude (file_row_number), '{self._load_id}' as _dlt_load_id "
-            f"from read_parquet('{path}', file_row_number = true) "
-            + ("where file_row_number not in (from not_new)" if len(self._not_new) else "")
-        )
+        with _bounded_memory(connection, pq.read_metadata(self._file_path)):
+            client.execute_sql(
+                f"insert into {table} by name "
+                f"select * exclude (file_row_number), '{self._load_id}' as _dlt_load_id "
+                f"from read_parquet('{path}', file_row_number = true) "
+                + ("where file_row_number not in (from not_new)" if len(self._not_new) else "")
+            )
+
+
+@contextmanager
+def _bounded_memory(connection: Any, file: pq.FileMetaData) -> Iterator[None]:
+    """Let DuckDB hold what loading the file takes, and no more; beyond it spills to disk."""
+    groups = [file.row_group(group) for group in range(file.num_row_groups)]
+    largest = max((group.total_byte_size / group.num_rows for group in groups), default=0)
+    # Each thread holds the rows of a vector at once.
+    rows = min(_VECTOR_ROWS * largest, sum(group.total_byte_size for group in groups))
+    needed = _LOAD_BYTES + int(_LOAD_THREADS * rows)
+    threads, limit, allowed = connection.execute(
+        "select current_setting('threads'), current_setting('memory_limit'), "
+        "parse_formatted_bytes(current_setting('memory_limit'))"
+    ).fetchone()
+    connection.execute(f"set threads = {min(threads, _LOAD_THREADS)}")
+    connection.execute(f"set memory_limit = '{min(allowed, needed)}B'")
+    try:
+        yield
+    finally:
+        connection.execute(f"set memory_limit = '{limit}'")
+        connection.execute(f"set threads = {threads}")
 
 
 class _DuckDBClient(DuckDbClient):
