@@ -88,26 +88,29 @@ def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
 
 def _multiply(warehouse: Warehouse, copies: int) -> None:
     """Add copies of all events, each as a load of its own, of the weeks before."""
+    # Load ids ascend in the table as those of real loads do: PostgreSQL's planner looks at that.
+    last = warehouse.value(f"select max(_dlt_load_id) from {_EVENTS}")
     columns = sorted(warehouse.columns("mixpanel_raw", "events"))
     # An index is filled faster at once than row by row.
     if warehouse.name == "postgres":
         warehouse.execute("drop index if exists mixpanel_raw.events_event_key")
     for copy in range(1, copies):
+        load_id = f"{last}.{copy:03}"
         own = {
             "event_key": f"md5(event_key || '{copy}')",
             "insert_id": f"md5(insert_id || '{copy}')",
             "occurred_at": f"occurred_at - interval '{45 * copy} days'",
             "processed_at": f"processed_at - interval '{45 * copy} days'",
-            "_dlt_load_id": f"'1.{copy}'",
+            "_dlt_load_id": f"'{load_id}'",
         }
         warehouse.execute(
             f"insert into {_EVENTS} ({', '.join(columns)}) "
             f"select {', '.join(own.get(column, column) for column in columns)} "
-            f"from {_EVENTS} where left(_dlt_load_id, 2) <> '1.'"
+            f"from {_EVENTS} where _dlt_load_id <= '{last}'"
         )
         warehouse.execute(
             "insert into mixpanel_raw._dlt_loads (load_id, schema_name, status, inserted_at) "
-            f"values ('1.{copy}', 'mixpanel', 0, current_timestamp)"
+            f"values ('{load_id}', 'mixpanel', 0, current_timestamp)"
         )
     warehouse.tune()
     if warehouse.name == "postgres":

@@ -58,6 +58,8 @@
         {%- endif %}
         {%- if rebuild %}
             {{ adapter.dispatch('analyze_ledger')(ledger) }}
+        {%- else %}
+            {{ adapter.dispatch('look_loads_up')() }}
         {%- endif %}
     {%- endif -%}
 {% endmacro %}
@@ -110,6 +112,19 @@
 {# PostgreSQL would take the claims for one row and look up each load by itself: minutes, not seconds. #}
 {% macro postgres__analyze_ledger(ledger) -%}
     analyze {{ ledger }};
+{%- endmacro %}
+
+
+{% macro default__look_loads_up() %}{% endmacro %}
+
+
+{#
+    While the loads are few and large, PostgreSQL would rather read all events than look up the new
+    ones; and its costs, raised by that, would make it compile the query. Until the transaction ends.
+#}
+{% macro postgres__look_loads_up() -%}
+    set local enable_seqscan = off;
+    set local jit = off;
 {%- endmacro %}
 
 

@@ -9,10 +9,7 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Literal
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Literal
 
 from mixpanel_export.client import EventCounts
 from mixpanel_export.errors import ExportError
@@ -20,6 +17,9 @@ from mixpanel_export.events import HOT_SHARD_EVENT
 from mixpanel_export.window import Window, last_day
 from sync.project import RAW_DATASET
 from sync.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,10 @@ class Audit:
         """One JSON object on one line."""
         return json.dumps(asdict(self), default=lambda value: value.isoformat())
 
-    def print(self, console: Console) -> None:
+    def print(self, console: "Console") -> None:
         """Print the table of differences and the outcome."""
+        from rich.table import Table
+
         if self.differences:
             table = Table("day", "event", "Mixpanel", "loaded", "differ by", "cause")
             table.columns[1].overflow = "fold"

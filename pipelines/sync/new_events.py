@@ -106,16 +106,10 @@ class NewEvents:
         earliest, latest = min(g.min for g in groups), max(g.max for g in groups)
         around = _AROUND.format(earliest=earliest.isoformat(), latest=latest.isoformat())
         copies = _copies(delivered)
-        if not self._has_events(around):
+        if not self._warehouse.has_table(RAW_DATASET, "events"):
             return copies.sort()
         loaded = self._warehouse.query_delivered(delivered, _LOADED.format(around=around))
         return pa.concat_arrays([copies, loaded]).unique().sort()
-
-    def _has_events(self, condition: str) -> bool:
-        if not self._warehouse.has_table(RAW_DATASET, "events"):
-            return False
-        events = f"select 1 from {RAW_DATASET}.events as events where {condition} limit 1"
-        return bool(self._warehouse.rows(events))
 
 
 def _copies(delivered: Path) -> pa.Array:

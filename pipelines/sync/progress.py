@@ -7,10 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from rich.console import Console
-from rich.live import Live
-from rich.spinner import Spinner
-
 from mixpanel_export.client import MixpanelClient
 from sync.load import Loaded
 
@@ -66,6 +62,11 @@ class LiveProgress(Progress):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
+        # Only a terminal needs it.
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+
         spinner = Spinner("dots")
 
         def line() -> Spinner:

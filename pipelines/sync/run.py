@@ -189,8 +189,8 @@ class Run:
         summary.events_duplicate = loaded.delivery.events_received - loaded.delivery.events_new
         summary.lines_rejected = loaded.delivery.lines_rejected
 
-    def _keep(self) -> None:
-        """Enter what there is to say so far."""
+    def _keep(self, **outcome: object) -> None:
+        """Enter what there is to say so far, or in the end."""
         if self._id is None:
             return
         loaded = self.loaded
@@ -217,18 +217,14 @@ class Run:
         if "client" in vars(self):
             values["requests"] = self.client.requests_sent
             values["bytes"] = self.client.bytes_received
-        self._runs.update(self._id, **values)
+        self._runs.update(self._id, **values, **outcome)
 
     def _finish(self) -> None:
         if self._id is None:
             return
         # A database that has gone is what the run failed of; the next run completes the record.
         with suppress(duckdb.Error, psycopg2.Error):
-            self._keep()
             finished_at = self.now + timedelta(seconds=time.monotonic() - self._started)
-            self._runs.update(
-                self._id,
-                status=self.summary.status,
-                error=self.summary.error,
-                finished_at=finished_at,
+            self._keep(
+                status=self.summary.status, error=self.summary.error, finished_at=finished_at
             )

@@ -3,12 +3,12 @@
 import json
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
-from typing import Literal
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Literal
 
 from mixpanel_export import Mode
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Status = Literal["ok", "skipped", "failed"]
 
@@ -38,7 +38,9 @@ class Summary:
             del fields["error"]
         return json.dumps(fields, default=lambda value: value.isoformat())
 
-    def print(self, console: Console) -> None:
+    def print(self, console: "Console") -> None:
+        from rich.table import Table
+
         table = Table(show_header=False)
         table.add_column(style="bold")
         table.add_column(justify="right")
