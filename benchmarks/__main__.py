@@ -16,7 +16,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="section", help="all by default")
     parser.add_argument("--events", type=int, default=1_000_000, help="of a load")
-    parser.add_argument("--peer-events", type=int, default=50_000, help="of a connector's load")
+    parser.add_argument(
+        "--peer-events", type=int, default=50_000, help="of a slow connector's load"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000, 5_000_000])
     parser.add_argument("--base", type=int, default=1_000_000, help="below 2,500 new events")
     parser.add_argument("--times", type=int, default=20, help="and how many times as many")
@@ -27,7 +29,7 @@ def main() -> None:
         "memory": lambda b: memory(b, options.sizes),
         "idle": idle,
         "growth": lambda b: on_top(b, options.base, options.times),
-        "slow": lambda b: slow_server(b, 8, options.events),
+        "slow": lambda b: slow_server(b, 16, 2 * options.events),
     }
     if unknown := set(options.sections) - sections.keys():
         parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(sections)}")
