@@ -16,15 +16,13 @@ from dlt.destinations import duckdb, postgres
 from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParquetCopyJob
 
-from mixpanel_export.events import EVENTS
-
 # Decoding keeps no more threads busy, and each wants memory of its own.
 _LOAD_THREADS = 2
 _LOAD_BYTES = 128_000_000
 # https://duckdb.org/docs/stable/internals/vector
 _VECTOR_ROWS = 2048
 _NONE = pa.array([], pa.int64())
-_LOADED = EVENTS.append(pa.field("_dlt_load_id", pa.string(), nullable=False))
+_LOAD_ID = pa.field("_dlt_load_id", pa.string(), nullable=False)
 
 
 class EventsDestination(Destination[Any, Any]):
@@ -122,15 +120,16 @@ class _PostgresEvents(PostgresParquetCopyJob):
         """Copy the file's events that are new, with the id of this load, in one transaction."""
         with self._connect() as connection, connection.cursor() as cursor:
             _, schema = self._set_catalog_and_schema()
+            loaded = pq.read_schema(self._file_path).append(_LOAD_ID)
             # As a stream: dlt would hold the whole file in memory.
-            events = pa.RecordBatchReader.from_batches(_LOADED, self._batches())
+            events = pa.RecordBatchReader.from_batches(loaded, self._batches())
             cursor.adbc_ingest(self.load_table_name, events, mode="append", db_schema_name=schema)
             connection.commit()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for rows in rows_without(Path(self._file_path), self._not_new):
             load_ids = pa.repeat(pa.scalar(self._load_id), rows.num_rows)
-            yield from rows.append_column(_LOADED.field("_dlt_load_id"), load_ids).to_batches()
+            yield from rows.append_column(_LOAD_ID, load_ids).to_batches()
 
 
 class _PostgresClient(PostgresClient):
