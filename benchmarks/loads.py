@@ -37,6 +37,7 @@ connection.execute('''
 print(connection.execute("select count(*) from events").fetchone()[0])
 connection.close()
 """
+_REPEATS = 3
 _CURL = 'curl --silent --fail --compressed --user "$ACCOUNT" "$URL"'
 
 
@@ -58,34 +59,41 @@ def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
             rate(events, ceiling.seconds),
         )
 
-        reader = measured(
-            [sys.executable, "-c", _DUCKDB_READER, bench.directory / "reader.duckdb", lines]
-        )
-        expect(int(reader.output), events)
-        lines.unlink()
-        (bench.directory / "reader.duckdb").unlink()
-        copied = shell(
-            f"""'{PSQL}' --quiet "$DATABASE" --command 'create table lines (line jsonb)'; """
-            f"""{_CURL} | '{PSQL}' --quiet "$DATABASE" --command """
-            r""""copy lines from stdin with (format csv, quote e'\x01', delimiter e'\x02')"; """
-            f"""'{PSQL}' "$DATABASE" --tuples-only --command 'select count(*) from lines'""",
-            DATABASE=bench.postgres_url(),
-            **variables,
-        )
-        expect(int(copied.output), events)
+        def read_by_duckdb() -> float:
+            database = bench.directory / "reader.duckdb"
+            reader = measured([sys.executable, "-c", _DUCKDB_READER, database, lines])
+            expect(int(reader.output), events)
+            database.unlink()
+            return reader.seconds
 
-        for name, floor, what in (
-            ("duckdb", reader.seconds, "DuckDB's own reader on the downloaded file"),
-            ("postgres", copied.seconds, "curl | psql COPY into one jsonb column"),
+        def copy_by_psql() -> float:
+            copied = shell(
+                f"""'{PSQL}' --quiet "$DATABASE" --command 'create table lines (line jsonb)'; """
+                f"""{_CURL} | '{PSQL}' --quiet "$DATABASE" --command """
+                r""""copy lines from stdin with (format csv, quote e'\x01', delimiter e'\x02')"; """
+                f"""'{PSQL}' "$DATABASE" --tuples-only --command 'select count(*) from lines'""",
+                DATABASE=bench.postgres_url(),
+                **variables,
+            )
+            expect(int(copied.output), events)
+            return copied.seconds
+
+        for name, read, what in (
+            ("duckdb", read_by_duckdb, "DuckDB's own reader on the downloaded file"),
+            ("postgres", copy_by_psql, "curl | psql COPY into one jsonb column"),
         ):
-            warehouse = bench.warehouse(name)
-            ours = bench.initial_load(warehouse, url, workload)
-            bench.drop(warehouse)
-            share = floor / ours.seconds
+            # The fastest of some, in turns: what else the machine does only makes them slower.
+            ours, theirs = [], []
+            for _ in range(_REPEATS):
+                theirs.append(read())
+                warehouse = bench.warehouse(name)
+                ours.append(bench.initial_load(warehouse, url, workload).seconds)
+                bench.drop(warehouse)
+            share = min(theirs) / min(ours)
             yield Row(
                 f"HTTP to raw table, {name}, {events:,} events",
-                rate(events, ours.seconds),
-                f"{rate(events, floor)}: {what}",
+                rate(events, min(ours)),
+                f"{rate(events, min(theirs))}: {what}",
                 f"{share:.0%}",
                 "at least 75 %",
                 share >= 0.75,

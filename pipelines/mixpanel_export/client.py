@@ -63,7 +63,7 @@ class _RateLimited(_Transient):
 
 @dataclass
 class MixpanelClient:
-    """Fetches whole answers; several threads may at once.
+    """Fetches whole answers; several threads may at once, and `parallel_downloads` receive one.
 
     Args:
         settings: The checked configuration.
@@ -84,6 +84,7 @@ class MixpanelClient:
     def __post_init__(self) -> None:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
+        self._connections = threading.Semaphore(self.settings.parallel_downloads)
         self._sleep = self.sleep or self._stopped.wait
 
     def stop(self) -> None:
@@ -123,7 +124,8 @@ class MixpanelClient:
             parameters["where"] = request.where
 
         def attempt() -> _T:
-            answer = self._download(parameters, path)
+            with self._connections:
+                answer = self._download(parameters, path)
             try:
                 return read(answer)
             except OSError as error:

@@ -3,12 +3,10 @@
 import json
 import math
 import sqlite3
-from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
-from itertools import accumulate
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -333,19 +331,12 @@ class EventDecoder:
                 identities["insert_id"],
                 occurred_at.cast(_INSTANT),
                 processed_at.cast(_INSTANT),
-                _texts([event.payload for event in events]),
+                pa.array([event.payload for event in events], pa.string()),
                 pa.array([event.replaced_characters for event in events], pa.int64()),
                 self._copy_orders(processed_at),
             ],
             schema=EVENTS,
         )
-
-
-def _texts(encoded: list[bytes]) -> pa.Array:
-    """UTF-8 as an array of strings; Arrow's own conversion takes eight times as long."""
-    ends = array("i", accumulate(map(len, encoded), initial=0))
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
 def _read(line: bytes) -> tuple[str, bytes, _Properties]:
