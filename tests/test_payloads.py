@@ -44,6 +44,22 @@ IDS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_days_of_large_events_are_loaded(mixpanel, warehouse, run_sync):
+    """DuckDB holds 2,048 events at once, however large: the bound on its memory allows that."""
+    text = "x" * 500_000
+    mixpanel.add(
+        {
+            "event": "$ae_session",
+            "properties": {"time": TIME, "$insert_id": str(number), "text": text},
+        }
+        for number in range(400)
+    )
+    assert run_sync(skip_transform=True).error is None
+    length = "length(cast(properties as varchar))"
+    query = f"select count(*) from mixpanel_raw.events where {length} > 500000"
+    assert rows(warehouse, query) == [(400,)]
+
+
 def stored(warehouse):
     """The raw events by insert_id: (event, distinct_id, properties, replaced_characters)."""
     query = "select insert_id, event, distinct_id, properties, replaced_characters"

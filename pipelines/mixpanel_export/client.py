@@ -63,7 +63,7 @@ class _RateLimited(_Transient):
 
 @dataclass
 class MixpanelClient:
-    """Fetches whole answers; several threads may at once, and `parallel_downloads` receive one.
+    """Fetches whole answers; several threads may at once.
 
     Args:
         settings: The checked configuration.
@@ -84,7 +84,6 @@ class MixpanelClient:
     def __post_init__(self) -> None:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._connections = threading.Semaphore(self.settings.parallel_downloads)
         self._sleep = self.sleep or self._stopped.wait
 
     def stop(self) -> None:
@@ -124,8 +123,7 @@ class MixpanelClient:
             parameters["where"] = request.where
 
         def attempt() -> _T:
-            with self._connections:
-                answer = self._download(parameters, path)
+            answer = self._download(parameters, path)
             try:
                 return read(answer)
             except OSError as error:

@@ -209,8 +209,7 @@ class Loader:
         loaded.days_total += stage.days.length
         received_before = loaded.delivery.events_received
         started = time.monotonic()
-        # While as many are received, others are decoded, or wait for those before them.
-        parallel = 2 * self._settings.parallel_downloads
+        parallel = self._settings.parallel_downloads
         for download in downloads(stage, self._fetch, spool, parallel=parallel):
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
