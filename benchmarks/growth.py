@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.bench import LAST_DAY, ROOT, Bench, Row, expect
+from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect
 from benchmarks.measure import measured
 from benchmarks.server import Workload, serving
 from sync.transform import transform
 from sync.warehouse import Warehouse
 
 _NEW = 2_500
-_REPEATS = 3
 # What any sync by dlt and dbt has to do at least: import both, and let dbt build nothing.
 _NOTHING = """
 import sys, dlt
@@ -39,7 +38,7 @@ def idle(bench: Bench) -> Iterator[Row]:
             nothing = [sys.executable, "-c", _NOTHING, project, name]
             bench.sync(warehouse, url)
             ours, theirs = [], []
-            for _ in range(_REPEATS):
+            for _ in range(REPEATS):
                 # Up to yesterday: the same day again, and no event of it is new.
                 found, summary = bench.sync(warehouse, url)
                 expect(summary["events_new"], 0)

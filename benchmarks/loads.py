@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 
-from benchmarks.bench import LAST_DAY, PSQL, Bench, Row, expect, rate, shell
+from benchmarks.bench import LAST_DAY, PSQL, REPEATS, Bench, Row, expect, rate, shell
 from benchmarks.measure import measured
 from benchmarks.peers import PEERS, PeerFailed, Source
 from benchmarks.server import PROJECT_ID, SECRET, USERNAME, Workload, export_url, serving
@@ -37,7 +37,6 @@ connection.execute('''
 print(connection.execute("select count(*) from events").fetchone()[0])
 connection.close()
 """
-_REPEATS = 3
 _CURL = 'curl --silent --fail --compressed --user "$ACCOUNT" "$URL"'
 
 
@@ -84,7 +83,7 @@ def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
         ):
             # The fastest of some, in turns: what else the machine does only makes them slower.
             ours, theirs = [], []
-            for _ in range(_REPEATS):
+            for _ in range(REPEATS):
                 theirs.append(read())
                 warehouse = bench.warehouse(name)
                 ours.append(bench.initial_load(warehouse, url, workload).seconds)

@@ -250,8 +250,8 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # Nearly all that is made is kept to the end, as dbt's manifest is: to search it for garbage as
-    # often as Python does takes a tenth of a short sync.
+    # Nearly all that is made is kept to the end, as dbt's manifest is: it is searched for garbage
+    # less often than Python would.
     gc.set_threshold(20_000)
     code = main()
     # Python would take its modules apart one by one, a third of a second long, and do so under

@@ -52,12 +52,9 @@ def mixpanel(
             str(delivered.events), "parquet", delivered.event_count, EVENTS.empty_table()
         )
 
-        newest = {
-            "occurred_at": delivered.newest_occurred,
-            "processed_at": delivered.newest_processed,
-            None: None,
-        }[stage.cursor]
-        if newest is not None:
+        by_arrival = stage.cursor == "processed_at"
+        newest = delivered.newest_processed if by_arrival else delivered.newest_occurred
+        if stage.cursor is not None and newest is not None:
             # An event dated in the future must not move the watermark past those still to come.
             newest = min(newest, stage.until)
             cursor.advance(max(newest, watermark) if watermark else newest)

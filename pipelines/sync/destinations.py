@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dlt.common.destination import Destination, PreparedTableSchema
-from dlt.common.destination.client import LoadJob
+from dlt.common.destination.client import LoadJob, RunnableLoadJob
 from dlt.common.schema import Schema
 from dlt.common.schema.typing import TColumnSchema
 from dlt.destinations import duckdb, postgres
@@ -21,7 +21,6 @@ _LOAD_THREADS = 2
 _LOAD_BYTES = 128_000_000
 # https://duckdb.org/docs/stable/internals/vector
 _VECTOR_ROWS = 2048
-_NONE = pa.array([], pa.int64())
 _LOAD_ID = pa.field("_dlt_load_id", pa.string(), nullable=False)
 
 
@@ -32,7 +31,7 @@ class EventsDestination(Destination[Any, Any]):
         not_new: The positions of the events in the next file that it leaves out, ascending.
     """
 
-    not_new: pa.Array = _NONE
+    not_new: pa.Array = pa.array([], pa.int64())
 
     def client(self, schema: Schema, initial_config: Any = None) -> Any:
         """What loads into it, told what to leave out."""
@@ -41,12 +40,14 @@ class EventsDestination(Destination[Any, Any]):
         return client
 
 
-class _DuckDBEvents(DuckDbCopyJob):
+class _EventsJob(RunnableLoadJob):
     def __init__(self, file_path: str, load_id: str, not_new: pa.Array) -> None:
         super().__init__(file_path)
         self._load_id = load_id
         self._not_new = not_new
 
+
+class _DuckDBEvents(_EventsJob, DuckDbCopyJob):
     def run(self) -> None:
         """Insert the file's events that are new, with the id of this load."""
         client = self._job_client.sql_client
@@ -85,7 +86,7 @@ def _bounded_memory(connection: Any, file: pq.FileMetaData) -> Iterator[None]:
 
 
 class _DuckDBClient(DuckDbClient):
-    not_new: pa.Array = _NONE
+    not_new: pa.Array
 
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
@@ -110,12 +111,7 @@ class DuckDBDestination(EventsDestination, duckdb):
         return _DuckDBClient
 
 
-class _PostgresEvents(PostgresParquetCopyJob):
-    def __init__(self, file_path: str, load_id: str, not_new: pa.Array) -> None:
-        super().__init__(file_path)
-        self._load_id = load_id
-        self._not_new = not_new
-
+class _PostgresEvents(_EventsJob, PostgresParquetCopyJob):
     def run(self) -> None:
         """Copy the file's events that are new, with the id of this load, in one transaction."""
         with self._connect() as connection, connection.cursor() as cursor:
@@ -133,7 +129,7 @@ class _PostgresEvents(PostgresParquetCopyJob):
 
 
 class _PostgresClient(PostgresClient):
-    not_new: pa.Array = _NONE
+    not_new: pa.Array
 
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False

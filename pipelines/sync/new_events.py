@@ -36,17 +36,18 @@ _COPIES = """
 """
 # A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
 # the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
-_AROUND = """
-    events.occurred_at >= timestamp with time zone '{earliest}' - interval '2 days'
-    and events.occurred_at <= timestamp with time zone '{latest}' + interval '2 days'
-"""
 _LOADED = f"""
     select position
     from delivered
     where exists (
         select 1
         from {RAW_DATASET}.events as events
-        where events.event_key = delivered.event_key and {{around}}
+        where
+            events.event_key = delivered.event_key
+            and events.occurred_at
+                >= timestamp with time zone '{{earliest}}' - interval '2 days'
+            and events.occurred_at
+                <= timestamp with time zone '{{latest}}' + interval '2 days'
     )
 """
 
@@ -98,17 +99,17 @@ class NewEvents:
         metadata = pq.read_metadata(delivered)
         if not metadata.num_rows:
             return pa.array([], pa.int64())
+        copies = _copies(delivered)
+        if not self._warehouse.has_table(RAW_DATASET, "events"):
+            return copies.sort()
         column = metadata.schema.to_arrow_schema().get_field_index("occurred_at")
         groups = [
             metadata.row_group(group).column(column).statistics
             for group in range(metadata.num_row_groups)
         ]
         earliest, latest = min(g.min for g in groups), max(g.max for g in groups)
-        around = _AROUND.format(earliest=earliest.isoformat(), latest=latest.isoformat())
-        copies = _copies(delivered)
-        if not self._warehouse.has_table(RAW_DATASET, "events"):
-            return copies.sort()
-        loaded = self._warehouse.query_delivered(delivered, _LOADED.format(around=around))
+        query = _LOADED.format(earliest=earliest.isoformat(), latest=latest.isoformat())
+        loaded = self._warehouse.query_delivered(delivered, query)
         return pa.concat_arrays([copies, loaded]).unique().sort()
 
 
