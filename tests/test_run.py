@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg2
+import psycopg2.extensions
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
@@ -103,6 +105,27 @@ def test_a_refused_connection_tells_no_password(server, warehouse, monkeypatch):
     assert "password authentication failed" in json.loads(done.stdout)["error"]
     assert "Traceback" not in done.stderr
     assert "wr0ng-pa55word" not in done.stdout + done.stderr
+
+
+class Lingering(psycopg2.extensions.connection):
+    """A connection whose end the server has not seen yet."""
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_a_sync_that_fails_lets_go_at_once(warehouse, monkeypatch):
+    lingering = psycopg2.connect(
+        warehouse.credentials.to_native_representation(), connection_factory=Lingering
+    )
+    with monkeypatch.context() as first:
+        first.setattr(warehouse, "connect", lambda: lingering)
+        with pytest.raises(ZeroDivisionError), warehouse.lock():
+            raise ZeroDivisionError
+    with warehouse.lock():
+        pass
+    super(Lingering, lingering).close()
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)

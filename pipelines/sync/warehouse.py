@@ -6,13 +6,14 @@ import os
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import dlt
+import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dlt.common.configuration import resolve_configuration
@@ -245,8 +246,6 @@ class Postgres(Warehouse):
         return {prefix + name.upper(): str(self.credentials[name]) for name in names}
 
     def connect(self) -> Any:
-        import psycopg2
-
         return psycopg2.connect(
             self.credentials.to_native_representation(),
             application_name=f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}",
@@ -277,9 +276,16 @@ class Postgres(Warehouse):
                 )
                 holder = cursor.fetchone()
                 raise AnotherSyncIsRunning(holder[0] if holder else "it has just ended")
-            yield
             # Closing the connection would do, but the server may take a moment to see it.
-            cursor.execute(f"select pg_advisory_unlock({key})")
+            unlock = f"select pg_advisory_unlock({key})"
+            try:
+                yield
+            except BaseException:
+                # What it ended of is what to tell, also when the server has gone.
+                with suppress(psycopg2.Error):
+                    cursor.execute(unlock)
+                raise
+            cursor.execute(unlock)
 
     def tune(self) -> None:
         # Loads stand one behind the other in the table, so block ranges find them; the audit asks
