@@ -23,7 +23,7 @@ from mixpanel_export.characters import replace_lone_surrogates
 from mixpanel_export.errors import BrokenAnswer
 
 # Large enough that per-block costs vanish, small enough that a table made of it stays small.
-BLOCK_BYTES = 8 * 2**20
+BLOCK_BYTES = 4 * 2**20
 # Mixpanel limits an event to 1 MB; a line far beyond that is a stream without line ends.
 MAX_LINE_BYTES = 64 * 2**20
 _EARLY_END = b"terminated early"

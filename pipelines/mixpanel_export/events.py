@@ -3,14 +3,15 @@
 import json
 import math
 import sqlite3
+from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,9 +104,7 @@ _hot_shard = msgspec.json.Decoder(_HotShard)
 
 
 class _Event(msgspec.Struct, gc=False):
-    event_key: str | None
-    """None when it is to be made by `_KEYS`."""
-    original_id: str | None
+    event_key: str
     event: str
     distinct_id: str | None
     insert_id: str | None
@@ -113,18 +112,6 @@ class _Event(msgspec.Struct, gc=False):
     processed_ms: int | None
     payload: bytes
     replaced_characters: int
-
-
-# `_hash` of event, original distinct_id, time and $insert_id, for many events at once.
-_KEYS = """
-    select coalesce(event_key, left(sha256(concat(
-        length(event), ':', event,
-        coalesce(length(original_id) || ':' || original_id, '-'),
-        length(occurred), ':', occurred,
-        length(insert_id), ':', insert_id
-    )), 32))
-    from (select *, occurred_at::varchar as occurred from identities)
-"""
 
 
 class _NotAnEvent(Exception):
@@ -192,7 +179,6 @@ class EventDecoder:
         self._holds_nul = holds_nul
         self._only_day = only_day
         self._occurrences = _Occurrences()
-        self._database = duckdb.connect()
         self._position = 0
 
     def decode(self, answer: Answer) -> Iterator[Batch]:
@@ -206,7 +192,6 @@ class EventDecoder:
                 yield self._decode_block(block)
         finally:
             self._occurrences.close()
-            self._database.close()
 
     def _decode_block(self, block: bytes) -> Batch:
         events, rejected = list[_Event](), list[dict[str, Any]]()
@@ -234,7 +219,6 @@ class EventDecoder:
         replaced = 0
         if repair:
             line, replaced = replace_lone_surrogates(line)
-        key: str | None = None
         try:
             event, payload, identity = _read(line)
             if event == HOT_SHARD_EVENT:
@@ -243,8 +227,7 @@ class EventDecoder:
                     return None
             distinct_id, insert_id = identity.distinct_id, identity.insert_id
             original_id = identity.id_before_identity or distinct_id
-            if repair or not insert_id:
-                key = self._event_key(event, original_id, payload, identity)
+            key = self._event_key(event, original_id, payload, identity)
         except RecursionError as error:
             raise _NotAnEvent("nested too deeply") from error
         if repair and not self._holds_nul:
@@ -255,7 +238,6 @@ class EventDecoder:
             insert_id = insert_id and insert_id.replace("\0", REPLACEMENT)
         return _Event(
             key,
-            original_id,
             event,
             distinct_id,
             insert_id,
@@ -285,11 +267,11 @@ class EventDecoder:
         out the same whenever they are read.
         https://docs.mixpanel.com/docs/tracking-methods/deduplication
         """
-        who_and_when = (event, original_id, str(identity.time))
         if identity.insert_id:
-            return _hash(*who_and_when, identity.insert_id)
-        whole = _hash(*who_and_when, _canonical(payload, original_id))
-        return _hash(whole, str(self._occurrences.count(bytes.fromhex(whole))))
+            return _identity(event, original_id, identity.time, identity.insert_id)
+        whole = _identity(event, original_id, identity.time, _canonical(payload, original_id))
+        occurrence = str(self._occurrences.count(bytes.fromhex(whole)))
+        return _hash(f"{len(whole)}:{whole}{len(occurrence)}:{occurrence}")
 
     def _copy_orders(self, processed_at: pa.Array) -> pa.Array:
         """Orders copies of an event: by processing time, then by position in the answer."""
@@ -304,17 +286,8 @@ class EventDecoder:
     def _events_table(self, events: list[_Event]) -> pa.Table:
         if not events:
             return EVENTS.empty_table()
-        identities = pa.table(
-            {
-                "event_key": pa.array([event.event_key for event in events], pa.string()),
-                "original_id": pa.array([event.original_id for event in events], pa.string()),
-                "event": pa.array([event.event for event in events], pa.string()),
-                "insert_id": pa.array([event.insert_id for event in events], pa.string()),
-                "occurred_at": pa.array([event.time for event in events], pa.int64()),
-            }
-        )
-        self._database.register("identities", identities)
-        wall_clock = identities["occurred_at"].cast(pa.timestamp("s")).cast(pa.timestamp("us"))
+        times = pa.array([event.time for event in events], pa.timestamp("s"))
+        wall_clock = times.cast(pa.timestamp("us"))
         # In the hour that autumn repeats, the earlier reading; in the one that spring leaves out,
         # the instant at which the clock was changed.
         occurred_at = pc.assume_timezone(
@@ -325,13 +298,13 @@ class EventDecoder:
         )
         return pa.table(
             [
-                self._database.sql(_KEYS).to_arrow_table().column(0),
-                identities["event"],
+                pa.array([event.event_key for event in events], pa.string()),
+                pa.array([event.event for event in events], pa.string()),
                 pa.array([event.distinct_id for event in events], pa.string()),
-                identities["insert_id"],
+                pa.array([event.insert_id for event in events], pa.string()),
                 occurred_at.cast(_INSTANT),
                 processed_at.cast(_INSTANT),
-                pa.array([event.payload for event in events], pa.string()),
+                _texts([event.payload for event in events]),
                 pa.array([event.replaced_characters for event in events], pa.int64()),
                 self._copy_orders(processed_at),
             ],
@@ -388,6 +361,14 @@ def _restored(payload: bytes, identity: _Properties) -> str | None:
     return name
 
 
+def _texts(utf8: list[bytes]) -> pa.Array:
+    """Texts that are known to be UTF-8, which Arrow would check one by one."""
+    offsets = array("i", accumulate(map(len, utf8), initial=0))
+    return pa.StringArray.from_buffers(
+        len(utf8), pa.py_buffer(offsets), pa.py_buffer(b"".join(utf8))
+    )
+
+
 def _whole_number(token: msgspec.Raw) -> int | None:
     try:
         number = float(bytes(token))
@@ -422,10 +403,16 @@ def _canonical(payload: bytes, original_id: str | None) -> str:
     return json.dumps(properties, sort_keys=True, separators=(",", ":"))
 
 
-def _hash(*parts: str | None) -> str:
-    """128 bits of SHA-256 over the parts, each with its length before it, in hexadecimal."""
-    framed = "".join(["-" if part is None else f"{len(part)}:{part}" for part in parts])
-    return sha256(framed.encode()).hexdigest()[:32]
+def _identity(event: str, original_id: str | None, time: int, what: str) -> str:
+    """The hash of the parts, each with its length before it: no two sets of parts are alike."""
+    who = "-" if original_id is None else f"{len(original_id)}:{original_id}"
+    when = str(time)
+    return _hash(f"{len(event)}:{event}{who}{len(when)}:{when}{len(what)}:{what}")
+
+
+def _hash(text: str) -> str:
+    """128 bits of SHA-256 in hexadecimal."""
+    return sha256(text.encode()).hexdigest()[:32]
 
 
 def _printable(line: bytes) -> str:

@@ -328,6 +328,8 @@ def _configure_dlt() -> None:
     dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
     # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
     dlt.config["data_writer.buffer_max_items"] = 1
+    # Arrow's own pool keeps what it has freed, while the database needs memory.
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
