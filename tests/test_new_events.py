@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mixpanel_export import answer
 from mixpanel_export.events import EVENTS
 from sync.destinations import rows_without
 from sync.new_events import NewEvents
@@ -56,3 +57,38 @@ def test_what_is_loaded_is_not_new(warehouse, delivered, run_sync, mixpanel, mov
     loaded = warehouse.value("select event_key from mixpanel_raw.events")
     path = delivered([("a", 1), (loaded, 1), ("b", 1)], moment=NOON + moved)
     assert selected(warehouse, path) == [("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+def test_what_a_failed_connection_left_half_copied_does_not_count(
+    warehouse, run_sync, mixpanel, monkeypatch
+):
+    """A load is copied on several connections, so one may fail when another has committed."""
+    monkeypatch.setattr(answer, "BLOCK_BYTES", 2_000)
+    noon = int(NOON.timestamp())
+
+    def happen(first, count):
+        mixpanel.add(
+            {
+                "event": "$ae_session",
+                "properties": {"time": noon - number, "$insert_id": f"i{number}", "text": "x" * 90},
+            }
+            for number in range(first, first + count)
+        )
+
+    happen(0, 100)
+    assert run_sync(now=NOON, skip_transform=True).events_new == 100
+    happen(100, 100)
+    warehouse.execute(
+        "alter table mixpanel_raw.events add constraint refused check (insert_id <> 'i199') "
+        "not valid"
+    )
+    failed = run_sync(now=NOON, skip_transform=True)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "refused" in failed.error
+    assert 100 < warehouse.value("select count(*) from mixpanel_raw.events") < 200
+    warehouse.execute("alter table mixpanel_raw.events drop constraint refused")
+    assert run_sync(now=NOON).events_new == 100
+    assert warehouse.value("select count(*) from mixpanel_raw.events") == 200
+    assert warehouse.value("select count(*) from mixpanel.stg_mixpanel__events") == 200

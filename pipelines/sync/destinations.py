@@ -1,7 +1,8 @@
 """dlt's destinations, loading of a file of delivered events what is new."""
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,17 +114,28 @@ class DuckDBDestination(EventsDestination, duckdb):
 
 class _PostgresEvents(_EventsJob, PostgresParquetCopyJob):
     def run(self) -> None:
-        """Copy the file's events that are new, with the id of this load, in one transaction."""
+        """Copy the file's events that are new, with the id of this load.
+
+        A part on each of some connections, as PostgreSQL uses a processor for each: what a load
+        wrote counts once the load is complete, not with a transaction of its own.
+        """
+        groups = range(pq.read_metadata(self._file_path).num_row_groups)
+        parts = [groups[start::_LOAD_THREADS] for start in range(_LOAD_THREADS)]
+        with ThreadPoolExecutor(_LOAD_THREADS) as threads:
+            for _ in threads.map(self._copy, filter(None, parts)):
+                pass
+
+    def _copy(self, groups: Collection[int]) -> None:
         with self._connect() as connection, connection.cursor() as cursor:
             _, schema = self._set_catalog_and_schema()
             loaded = pq.read_schema(self._file_path).append(_LOAD_ID)
             # As a stream: dlt would hold the whole file in memory.
-            events = pa.RecordBatchReader.from_batches(loaded, self._batches())
+            events = pa.RecordBatchReader.from_batches(loaded, self._batches(groups))
             cursor.adbc_ingest(self.load_table_name, events, mode="append", db_schema_name=schema)
             connection.commit()
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        for rows in rows_without(Path(self._file_path), self._not_new):
+    def _batches(self, groups: Collection[int]) -> Iterator[pa.RecordBatch]:
+        for rows in rows_without(Path(self._file_path), self._not_new, groups=groups):
             load_ids = pa.repeat(pa.scalar(self._load_id), rows.num_rows)
             yield from rows.append_column(_LOAD_ID, load_ids).to_batches()
 
@@ -153,7 +165,10 @@ class PostgresDestination(EventsDestination, postgres):
 
 
 def rows_without(
-    delivered: Path, positions: pa.Array, columns: Sequence[str] | None = None
+    delivered: Path,
+    positions: pa.Array,
+    columns: Sequence[str] | None = None,
+    groups: Collection[int] | None = None,
 ) -> Iterator[pa.Table]:
     """Yield the rows of a Parquet file by its row groups, without those at some positions.
 
@@ -161,13 +176,14 @@ def rows_without(
         delivered: The file.
         positions: Rows to leave out, from 0 on, in ascending order.
         columns: What to read of the rows; None for all.
+        groups: Which of the row groups, from 0 on; None for all.
     """
     with pq.ParquetFile(delivered) as file:
         start = 0
         for group in range(file.num_row_groups):
             end = start + file.metadata.row_group(group).num_rows
             dropped = positions[_place(positions, start) : _place(positions, end)].to_pylist()
-            if len(dropped) < end - start:
+            if len(dropped) < end - start and (groups is None or group in groups):
                 rows = file.read_row_group(group, columns)
                 if dropped:
                     is_kept = [True] * rows.num_rows
