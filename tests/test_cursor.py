@@ -153,10 +153,10 @@ def test_a_failed_slice_keeps_those_before_it(
     monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
     fetch = MixpanelClient.fetch
 
-    def fail_later(client, request, events, path, read):
+    def fail_later(client, request, *others):
         if request.arrival.until > NOW - 3 * DAY:
             raise ExportError("no more")
-        return fetch(client, request, events, path, read)
+        return fetch(client, request, *others)
 
     with monkeypatch.context() as broken:
         broken.setattr(MixpanelClient, "fetch", fail_later)

@@ -44,11 +44,11 @@ def one_day_a_request(monkeypatch):
     monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
 
 
-def asked(mixpanel):
-    """The days of each export, in the order of the first."""
+def asked(mixpanel, *, after=0):
+    """The days of each export after so many requests, in the order of the first."""
     return sorted(
         (request.query["from_date"], request.query["to_date"])
-        for request in mixpanel.requests
+        for request in mixpanel.requests[after:]
         if request.path == "/api/2.0/export"
     )
 
@@ -107,7 +107,7 @@ def test_what_came_before_a_failure_is_kept_and_not_asked_for_again(
     before = len(mixpanel.requests)
     summary = run_sync()
     assert (summary.status, summary.mode) == ("ok", "incremental")
-    assert min(asked(mixpanel)[before:])[0] >= str(sixth - DAY)
+    assert min(asked(mixpanel, after=before))[0] >= str(sixth - DAY)
     assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(9,)]
 
 
@@ -139,8 +139,9 @@ def test_a_backfill_goes_on_where_it_came_to(
         window.to_date,
     )
     assert f"after {fourth - DAY}" in caplog.text
-    assert [days for days, _ in asked(mixpanel)][-7:] == [str(day) for day in window.days[3:]]
-    assert len(mixpanel.requests) == before + 7
+    assert [days for days, _ in asked(mixpanel, after=before)] == [
+        str(day) for day in window.days[3:]
+    ]
     # It came to its end: the next one is a new one.
     run_sync(backfill=window, skip_transform=True)
     assert len(mixpanel.requests) == before + 17
@@ -181,22 +182,49 @@ def test_answers_come_side_by_side_and_are_handed_out_in_order(mixpanel, monkeyp
     client = MixpanelClient(load_configuration())
     stage = Stage(Window(first, NOW.date()), "occurred_at", NOW)
 
-    def fetch(request, path):
+    def fetch(request, path, slot):
+        def read_beside(answer):
+            nonlocal together
+            with lock:
+                together -= 1
+            return read(answer)
+
         nonlocal together, most
+        slot.take()
         with lock:
             together += 1
             most = max(most, together)
         # After the first, three have to be on their way at once, or this breaks.
         if request.window.from_date != first:
             all_there.wait(timeout=20)
-        delivered = client.fetch(request, None, path, read)
-        with lock:
-            together -= 1
-        return delivered
+        return client.fetch(request, None, path, read_beside, slot)
 
     got = [download.days.from_date for download in downloads(stage, fetch, tmp_path, parallel=3)]
     assert got == stage.days.days
     assert most == 3
+
+
+def test_an_answer_comes_while_the_one_before_is_read(mixpanel, monkeypatch, tmp_path):
+    monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
+    happen(mixpanel, days=4)
+    client = MixpanelClient(load_configuration())
+    stage = Stage(Window(NOW.date() - DAY * 3, NOW.date()), "occurred_at", NOW)
+    comes = {day: threading.Event() for day in stage.days.days}
+    second, third = stage.days.days[1:3]
+
+    def fetch(request, path, slot):
+        def read_meanwhile(answer):
+            if day == second:
+                assert comes[third].wait(20)
+            return read(answer)
+
+        day = request.window.from_date
+        slot.take()
+        comes[day].set()
+        return client.fetch(request, None, path, read_meanwhile, slot)
+
+    answers = downloads(stage, fetch, tmp_path, parallel=1)
+    assert [download.days.from_date for download in answers] == stage.days.days
 
 
 def test_what_was_answered_before_a_failure_is_handed_out_first(mixpanel, monkeypatch, tmp_path):
@@ -205,10 +233,10 @@ def test_what_was_answered_before_a_failure_is_handed_out_first(mixpanel, monkey
     client = MixpanelClient(load_configuration())
     stage = Stage(Window(NOW.date() - DAY * 3, NOW.date()), "occurred_at", NOW)
 
-    def fetch(request, path):
+    def fetch(request, path, slot):
         if request.window.from_date == NOW.date() - DAY:
             raise ExportError("no more")
-        return client.fetch(request, None, path, read)
+        return client.fetch(request, None, path, read, slot)
 
     answers = downloads(stage, fetch, tmp_path, parallel=4)
     assert [next(answers).days.from_date for _ in range(2)] == stage.days.days[:2]

@@ -23,6 +23,7 @@ from mixpanel_export.budget import RequestBudget
 from mixpanel_export.configuration import MixpanelConfiguration
 from mixpanel_export.errors import BrokenAnswer, ExportError, NotInPlan
 from mixpanel_export.plan import Request
+from mixpanel_export.slots import Slot
 from mixpanel_export.window import Window
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class MixpanelClient:
         events: Sequence[str] | None,
         path: Path,
         read: Callable[[Answer], _T],
+        slot: Slot | None = None,
     ) -> _T:
         """Download what `request` asks for, of events named `events` or all, and read it.
 
@@ -108,6 +110,7 @@ class MixpanelClient:
             events: The names to ask for; None for all.
             path: Where the answer is kept while it is read.
             read: Reads an answer to its end; it raises `BrokenAnswer` if that is not whole.
+            slot: Held while the answer is asked for and comes, not while it is read.
 
         Returns:
             What `read` made of the answer that is whole.
@@ -124,6 +127,8 @@ class MixpanelClient:
 
         def attempt() -> _T:
             answer = self._download(parameters, path)
+            if slot is not None:
+                slot.free()
             try:
                 return read(answer)
             except OSError as error:
@@ -131,7 +136,7 @@ class MixpanelClient:
             finally:
                 path.unlink(missing_ok=True)
 
-        return self._repeated(str(request), attempt)
+        return self._repeated(str(request), attempt, slot)
 
     def count_events(self, names: Sequence[str], window: Window) -> EventCounts:
         """How many events Mixpanel itself counts, by name and day of the project (YYYY-MM-DD).
@@ -179,10 +184,13 @@ class MixpanelClient:
 
         return self._repeated(f"the query of {path}", read)
 
-    def _repeated(self, what: str, ask: Callable[[], _T]) -> _T:
+    def _repeated(self, what: str, ask: Callable[[], _T], slot: Slot | None = None) -> _T:
         failures, limited, waited = 0, 0, 0.0
         reason = "Our share of Mixpanel's rate limit (requests_per_hour) is used up"
         while True:
+            if slot is not None:
+                slot.take()
+                self._check_stopped()
             waited = self._take_turn(waited, reason)
             try:
                 return ask()

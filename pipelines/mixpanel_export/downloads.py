@@ -12,9 +12,12 @@ from pathlib import Path
 
 from mixpanel_export.delivered import Delivered
 from mixpanel_export.plan import Request, Stage, days_at_once
+from mixpanel_export.slots import Slot, Slots
 from mixpanel_export.window import Window
 
-Fetch = Callable[[Request, Path], Delivered]
+Fetch = Callable[[Request, Path, Slot], Delivered]
+# For each answer that comes, another one may be decoded or wait for its turn to be loaded.
+_AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
 
     Args:
         stage: What to export.
-        fetch: Fetches a request; called with a path for its files, in threads of their own.
+        fetch: Fetches a request; called with a path for its files and a slot to hold while the
+            answer comes, in threads of their own.
         spool: A directory for the answers; whoever takes one removes it.
-        parallel: How many answers may be on their way, or wait, beside the one handed out.
+        parallel: How many answers may come at once.
 
     Raises:
         ExportError: What `fetch` raised, once all answers before it were handed out.
@@ -45,17 +49,18 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
     days_answered = 0
     pending: deque[tuple[Window, Future[Delivered]]] = deque()
     names = count()
+    slots = Slots(parallel)
 
     def fill() -> None:
         nonlocal next_day
         days_to_ask, is_filled = days_at_once(bytes_per_day, days_answered)
-        limit = parallel if is_filled else 1
+        limit = _AHEAD * parallel if is_filled else 1
         while next_day <= stage.days.to_date and len(pending) < limit:
             last = min(next_day + timedelta(days=days_to_ask - 1), stage.days.to_date)
             days = Window(next_day, last)
             request = stage.request(days.from_date, days.to_date)
             path = spool / f"answer-{next(names)}"
-            pending.append((days, _in_thread(partial(fetch, request, path))))
+            pending.append((days, _in_thread(partial(fetch, request, path), slots.next())))
             next_day = days.to_date + timedelta(days=1)
 
     fill()
@@ -67,15 +72,17 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
         yield Download(days, delivered)
 
 
-def _in_thread(fetch: Callable[[], Delivered]) -> "Future[Delivered]":
-    """`fetch()` in a daemon thread: a sync that ends does not wait for a silent server."""
+def _in_thread(fetch: Callable[[Slot], Delivered], slot: Slot) -> "Future[Delivered]":
+    """`fetch(slot)` in a daemon thread: a sync that ends does not wait for a silent server."""
     future: Future[Delivered] = Future()
 
     def run() -> None:
         try:
-            future.set_result(fetch())
+            future.set_result(fetch(slot))
         except BaseException as error:
             future.set_exception(error)
+        finally:
+            slot.free()
 
     threading.Thread(target=run, name="download", daemon=True).start()
     return future

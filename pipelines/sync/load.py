@@ -27,6 +27,7 @@ from mixpanel_export.downloads import downloads
 from mixpanel_export.errors import ExportError
 from mixpanel_export.events import HOT_SHARD_EVENT, EventDecoder
 from mixpanel_export.plan import Cursor, Request, Stage, arrivals
+from mixpanel_export.slots import Slot
 from mixpanel_export.window import (
     Window,
     incremental_window,
@@ -235,7 +236,7 @@ class Loader:
         delivered = self._decoded(answer, today)
         self._commit(pipeline, Stage(today, None, self._now), delivered, sets_back=False)
 
-    def _fetch(self, request: Request, path: Path) -> Delivered:
+    def _fetch(self, request: Request, path: Path, slot: Slot) -> Delivered:
         # Renamed events are asked for as well: their own names are in their properties.
         names = self._events and [*self._events, HOT_SHARD_EVENT]
 
@@ -244,7 +245,7 @@ class Loader:
             with self._decoding:
                 return self._decoded(answer, request.window)
 
-        return self._client.fetch(request, names, path, read)
+        return self._client.fetch(request, names, path, read, slot)
 
     def _decoded(self, answer: Answer, window: Window) -> Delivered:
         decoder = EventDecoder(
