@@ -37,6 +37,8 @@ connection.execute('''
 print(connection.execute("select count(*) from events").fetchone()[0])
 connection.close()
 """
+# Of the events' JSON, as the local Mixpanel compresses it.
+_GZIP_SHARE = 0.273
 _CURL = 'curl --silent --fail --compressed --user "$ACCOUNT" "$URL"'
 
 
@@ -164,21 +166,27 @@ def memory(bench: Bench, sizes: list[int]) -> Iterator[Row]:
 
 
 def slow_server(bench: Bench, days: int, events: int) -> Iterator[Row]:
-    """Parallel downloads from a server that sends 5 MB/s on each connection."""
-    workload = Workload(events, LAST_DAY.isoformat(), days=days, bytes_per_second=5_000_000)
-    seconds = []
-    with serving(workload) as url:
-        for parallel in ("1", "4"):
-            warehouse = bench.warehouse("duckdb")
-            found = bench.initial_load(warehouse, url, workload, parallel_downloads=parallel)
-            bench.drop(warehouse)
-            seconds.append(found.seconds)
-    times = seconds[0] / seconds[1]
-    yield Row(
-        f"a slow server, {days} days of {events // days:,} events, 4 downloads at once",
-        f"{seconds[1]:.1f} s",
-        f"{seconds[0]:.1f} s one after the other",
-        f"{times:.1f} x",
-        "at least 3 x",
-        times >= 3,
-    )
+    """Parallel downloads from a server that sends so much on each connection."""
+    # On four connections, 5 MB/s of gzip are as many events a second as two cores can load.
+    for what, speed, count in (
+        ("5 MB/s of gzip", 5_000_000, events),
+        ("5 MB/s of JSON, as gzip", int(5_000_000 * _GZIP_SHARE), events // 2),
+    ):
+        workload = Workload(count, LAST_DAY.isoformat(), days=days, bytes_per_second=speed)
+        seconds = []
+        with serving(workload) as url:
+            for parallel in ("1", "4"):
+                warehouse = bench.warehouse("duckdb")
+                found = bench.initial_load(warehouse, url, workload, parallel_downloads=parallel)
+                bench.drop(warehouse)
+                seconds.append(found.seconds)
+        times = seconds[0] / seconds[1]
+        yield Row(
+            f"{what} on each connection, {days} days of {count // days:,} events, "
+            "4 downloads at once",
+            f"{seconds[1]:.1f} s",
+            f"{seconds[0]:.1f} s one after the other",
+            f"{times:.1f} x",
+            "at least 3 x",
+            times >= 3,
+        )
