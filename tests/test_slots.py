@@ -28,7 +28,7 @@ def go():
 
 
 def test_no_more_are_held_than_there_are(go):
-    slots, taken = Slots(2), []
+    slots, taken = Slots(2), list[int]()
     held = [slots.next() for _ in range(3)]
     threads = [go(slot, taken, number) for number, slot in enumerate(held)]
     threads[0].join()
@@ -41,7 +41,7 @@ def test_no_more_are_held_than_there_are(go):
 
 
 def test_who_comes_first_waits_for_those_before_it(go):
-    slots, taken = Slots(2), []
+    slots, taken = Slots(2), list[int]()
     first, second = slots.next(), slots.next()
     later = go(second, taken, 2)
     later.join(0.1)
@@ -52,7 +52,7 @@ def test_who_comes_first_waits_for_those_before_it(go):
 
 
 def test_who_gives_up_holds_up_nobody(go):
-    slots, taken = Slots(1), []
+    slots, taken = Slots(1), list[int]()
     first, second = slots.next(), slots.next()
     first.free()
     go(second, taken, 2).join()
