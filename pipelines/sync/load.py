@@ -264,6 +264,8 @@ class Loader:
         source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
         not_new = self._new_events.not_new(delivered.events)
         self._destination.not_new = not_new
+        # Arrow keeps what decoding has freed, and now the database needs memory.
+        pa.default_memory_pool().release_unused()
         try:
             pipeline.extract(source, loader_file_format="parquet")
             pipeline.normalize()
@@ -329,8 +331,6 @@ def _configure_dlt() -> None:
     dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
     # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
     dlt.config["data_writer.buffer_max_items"] = 1
-    # Arrow's own pool keeps what it has freed, while the database needs memory.
-    pa.set_memory_pool(pa.system_memory_pool())
 
 
 def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
