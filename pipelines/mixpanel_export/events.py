@@ -227,7 +227,10 @@ class EventDecoder:
                     return None
             distinct_id, insert_id = identity.distinct_id, identity.insert_id
             original_id = identity.id_before_identity or distinct_id
-            key = self._event_key(event, original_id, payload, identity)
+            if insert_id:
+                key = _identity(event, original_id, identity.time, insert_id)
+            else:
+                key = self._key_of_payload(event, original_id, identity.time, payload)
         except RecursionError as error:
             raise _NotAnEvent("nested too deeply") from error
         if repair and not self._holds_nul:
@@ -255,21 +258,16 @@ class EventDecoder:
             raise _NotAnEvent("renamed by Mixpanel, and its own name is missing")
         return False
 
-    def _event_key(
-        self, event: str, original_id: str | None, payload: bytes, identity: _Properties
+    def _key_of_payload(
+        self, event: str, original_id: str | None, time: int, payload: bytes
     ) -> str:
-        """What makes an event the same event, however often it is exported.
+        """The key of an event without $insert_id.
 
-        Mixpanel's own rule is event, distinct_id, time and $insert_id; the original distinct_id
-        stands in because an identity merge rewrites the other one. Without $insert_id it is the
-        whole payload, and the how-manieth of its kind the line is. An answer holds all lines of a
-        kind or none, as they have the same day and the same time of processing, so the count comes
-        out the same whenever they are read.
-        https://docs.mixpanel.com/docs/tracking-methods/deduplication
+        It is the whole payload, and the how-manieth of its kind the line is. An answer holds all
+        lines of a kind or none, as they have the same day and the same time of processing, so the
+        count comes out the same whenever they are read.
         """
-        if identity.insert_id:
-            return _identity(event, original_id, identity.time, identity.insert_id)
-        whole = _identity(event, original_id, identity.time, _canonical(payload, original_id))
+        whole = _identity(event, original_id, time, _canonical(payload, original_id))
         occurrence = str(self._occurrences.count(bytes.fromhex(whole)))
         return _hash(f"{len(whole)}:{whole}{len(occurrence)}:{occurrence}")
 
@@ -404,7 +402,13 @@ def _canonical(payload: bytes, original_id: str | None) -> str:
 
 
 def _identity(event: str, original_id: str | None, time: int, what: str) -> str:
-    """The hash of the parts, each with its length before it: no two sets of parts are alike."""
+    """What makes an event the same event, however often it is exported.
+
+    Mixpanel's own rule is event, distinct_id, time and $insert_id; the original distinct_id stands
+    in because an identity merge rewrites the other one. Each part has its length before it, so that
+    no two sets of parts are alike.
+    https://docs.mixpanel.com/docs/tracking-methods/deduplication
+    """
     who = "-" if original_id is None else f"{len(original_id)}:{original_id}"
     when = str(time)
     return _hash(f"{len(event)}:{event}{who}{len(when)}:{when}{len(what)}:{what}")
