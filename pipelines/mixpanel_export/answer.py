@@ -66,7 +66,7 @@ class Answer:
                 while chunk := body.read(BLOCK_BYTES):
                     end = chunk.rfind(b"\n") + 1
                     if end:
-                        yield unfinished + chunk[:end]
+                        yield b"".join((unfinished, memoryview(chunk)[:end]))
                         unfinished = chunk[end:]
                     else:
                         unfinished += chunk
