@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from benchmarks.bench import LAST_DAY, PSQL, REPEATS, Bench, Row, expect, rate, shell
-from benchmarks.measure import measured
+from benchmarks.measure import Measured, measured
 from benchmarks.peers import PEERS, PeerFailed, Source
 from benchmarks.server import PROJECT_ID, SECRET, USERNAME, Workload, export_url, serving
 
@@ -42,18 +42,19 @@ _GZIP_SHARE = 0.273
 _CURL = 'curl --silent --fail --compressed --user "$ACCOUNT" "$URL"'
 
 
+def _download(url: str, path: str) -> Measured:
+    """Download the workload as it is. The server compresses it the first time, and keeps that."""
+    address, account = export_url(url, LAST_DAY, LAST_DAY), f"{USERNAME}:{SECRET}"
+    return shell(f"{_CURL} > '{path}'", URL=address, ACCOUNT=account)
+
+
 def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
     """HTTP to the raw table, and what else could fill a table with the same bytes."""
     workload = Workload(events, LAST_DAY.isoformat())
     with serving(workload) as url:
-        variables = {
-            "URL": export_url(url, LAST_DAY, LAST_DAY),
-            "ACCOUNT": f"{USERNAME}:{SECRET}",
-        }
         lines = bench.directory / "export.jsonl"
-        # The first one is compressed on its way; whoever asks again gets what was kept.
-        shell(f"{_CURL} > '{lines}'", **variables)
-        ceiling = shell(f"{_CURL} > /dev/null", **variables)
+        _download(url, str(lines))
+        ceiling = _download(url, "/dev/null")
         size = lines.stat().st_size / events
         yield Row(
             f"the local Mixpanel alone: curl, {events:,} events of {size:.0f} bytes",
@@ -74,7 +75,8 @@ def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
                 r""""copy lines from stdin with (format csv, quote e'\x01', delimiter e'\x02')"; """
                 f"""'{PSQL}' "$DATABASE" --tuples-only --command 'select count(*) from lines'""",
                 DATABASE=bench.postgres_url(),
-                **variables,
+                URL=export_url(url, LAST_DAY, LAST_DAY),
+                ACCOUNT=f"{USERNAME}:{SECRET}",
             )
             expect(int(copied.output), events)
             return copied.seconds
@@ -106,6 +108,7 @@ def against_connectors(bench: Bench, events: int, peer_events: int) -> Iterator[
     ours: dict[str, float] = {}
     workload = Workload(events, LAST_DAY.isoformat())
     with serving(workload) as url:
+        _download(url, "/dev/null")
         for name in ("duckdb", "postgres"):
             warehouse = bench.warehouse(name)
             ours[name] = events / bench.initial_load(warehouse, url, workload).seconds
@@ -117,6 +120,7 @@ def against_connectors(bench: Bench, events: int, peer_events: int) -> Iterator[
         count = events if has_target else peer_events
         what = f"{peer.name} to {peer.destination}, {count:,} events"
         with serving(Workload(count, LAST_DAY.isoformat())) as url:
+            _download(url, "/dev/null")
             source = Source(url, PROJECT_ID, USERNAME, SECRET, LAST_DAY, LAST_DAY)
             try:
                 peer.install(bench.directory)
@@ -144,6 +148,7 @@ def memory(bench: Bench, sizes: list[int]) -> Iterator[Row]:
     for events in sizes:
         workload = Workload(events, LAST_DAY.isoformat())
         with serving(workload) as url:
+            _download(url, "/dev/null")
             for name, found in peaks.items():
                 warehouse = bench.warehouse(name)
                 ours = bench.initial_load(warehouse, url, workload)

@@ -43,7 +43,7 @@ class GzipCache:
     A benchmark's client should wait for its own work, not for our compressing.
     """
 
-    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+    def __init__(self, max_bytes: int = 2 * 2**30) -> None:
         self._max_bytes = max_bytes
         self._kept: OrderedDict[Hashable, list[bytes]] = OrderedDict()
         self._bytes = 0
