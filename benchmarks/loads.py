@@ -42,10 +42,14 @@ _GZIP_SHARE = 0.273
 _CURL = 'curl --silent --fail --compressed --user "$ACCOUNT" "$URL"'
 
 
+def _variables(url: str) -> dict[str, str]:
+    """What `_CURL` is told of the server."""
+    return {"URL": export_url(url, LAST_DAY, LAST_DAY), "ACCOUNT": f"{USERNAME}:{SECRET}"}
+
+
 def _download(url: str, path: str) -> Measured:
     """Download the workload as it is. The server compresses it the first time, and keeps that."""
-    address, account = export_url(url, LAST_DAY, LAST_DAY), f"{USERNAME}:{SECRET}"
-    return shell(f"{_CURL} > '{path}'", URL=address, ACCOUNT=account)
+    return shell(f"{_CURL} > '{path}'", **_variables(url))
 
 
 def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
@@ -75,8 +79,7 @@ def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
                 r""""copy lines from stdin with (format csv, quote e'\x01', delimiter e'\x02')"; """
                 f"""'{PSQL}' "$DATABASE" --tuples-only --command 'select count(*) from lines'""",
                 DATABASE=bench.postgres_url(),
-                URL=export_url(url, LAST_DAY, LAST_DAY),
-                ACCOUNT=f"{USERNAME}:{SECRET}",
+                **_variables(url),
             )
             expect(int(copied.output), events)
             return copied.seconds

@@ -142,6 +142,7 @@ def test_a_backfill_goes_on_where_it_came_to(
     assert [days for days, _ in asked(mixpanel, after=before)] == [
         str(day) for day in window.days[3:]
     ]
+    assert len(mixpanel.requests) == before + 7
     # It came to its end: the next one is a new one.
     run_sync(backfill=window, skip_transform=True)
     assert len(mixpanel.requests) == before + 17

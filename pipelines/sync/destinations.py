@@ -17,7 +17,7 @@ from dlt.destinations import duckdb, postgres
 from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParquetCopyJob
 
-# Decoding keeps no more threads busy, and each wants memory of its own.
+# Decoding keeps no more threads busy, and each of DuckDB's wants memory of its own.
 _LOAD_THREADS = 2
 _LOAD_BYTES = 128_000_000
 # https://duckdb.org/docs/stable/internals/vector
@@ -182,11 +182,13 @@ def rows_without(
         groups: Which of the row groups, from 0 on; None for all.
     """
     with pq.ParquetFile(delivered) as file:
-        start = 0
+        end = 0
         for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
+            start, end = end, end + file.metadata.row_group(group).num_rows
+            if groups is not None and group not in groups:
+                continue
             dropped = positions[_place(positions, start) : _place(positions, end)].to_pylist()
-            if len(dropped) < end - start and (groups is None or group in groups):
+            if len(dropped) < end - start:
                 rows = file.read_row_group(group, columns)
                 if dropped:
                     is_kept = [True] * rows.num_rows
@@ -194,7 +196,6 @@ def rows_without(
                         is_kept[position - start] = False
                     rows = rows.filter(pa.array(is_kept))
                 yield rows
-            start = end
 
 
 def _place(positions: pa.Array, position: int) -> int:
