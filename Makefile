@@ -8,7 +8,7 @@ help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   all tests"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
-	@echo "make bench  how fast it is, half an hour; writes docs/benchmarks.md"
+	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
 	@echo "make setup  .venv with everything pinned; the others do it when it is due"
 	@echo "make lock   newer versions into the lock files"

@@ -29,7 +29,7 @@ def main() -> None:
         "memory": lambda b: memory(b, options.sizes),
         "idle": idle,
         "growth": lambda b: on_top(b, options.base, options.times),
-        "slow": lambda b: slow_server(b, 16, 2 * options.events),
+        "slow": lambda b: slow_server(b, 32, options.events),
     }
     if unknown := set(options.sections) - sections.keys():
         parser.error(f"no such section: {', '.join(unknown)}; there are {', '.join(sections)}")

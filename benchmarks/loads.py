@@ -175,25 +175,27 @@ def memory(bench: Bench, sizes: list[int]) -> Iterator[Row]:
 
 def slow_server(bench: Bench, days: int, events: int) -> Iterator[Row]:
     """Parallel downloads from a server that sends so much on each connection."""
-    # On four connections, 5 MB/s of gzip are as many events a second as two cores can load.
-    for what, speed, count in (
-        ("5 MB/s of gzip", 5_000_000, events),
-        ("5 MB/s of JSON, as gzip", int(5_000_000 * _GZIP_SHARE), events // 2),
+    for what, speed, times_as_many in (
+        # On four connections that is as many events a second as two cores can load.
+        ("5 MB/s of gzip", 5_000_000, 4),
+        ("5 MB/s of JSON, as gzip", int(5_000_000 * _GZIP_SHARE), 1),
     ):
-        workload = Workload(count, LAST_DAY.isoformat(), days=days, bytes_per_second=speed)
-        seconds = []
+        count, last_day = times_as_many * events, LAST_DAY.isoformat()
+        workload = Workload(count, last_day, days=days, bytes_per_second=speed)
+        seconds = {}
         with serving(workload) as url:
-            for parallel in ("1", "4"):
+            # The server compresses what it is asked for the first time, beside what is measured.
+            for parallel in ("4", "1", "4"):
                 warehouse = bench.warehouse("duckdb")
                 found = bench.initial_load(warehouse, url, workload, parallel_downloads=parallel)
                 bench.drop(warehouse)
-                seconds.append(found.seconds)
-        times = seconds[0] / seconds[1]
+                seconds[parallel] = found.seconds
+        times = seconds["1"] / seconds["4"]
         yield Row(
             f"{what} on each connection, {days} days of {count // days:,} events, "
             "4 downloads at once",
-            f"{seconds[1]:.1f} s",
-            f"{seconds[0]:.1f} s one after the other",
+            f"{seconds['4']:.1f} s",
+            f"{seconds['1']:.1f} s one after the other",
             f"{times:.1f} x",
             "at least 3 x",
             times >= 3,

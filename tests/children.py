@@ -16,6 +16,7 @@ import dlt.destinations.impl.duckdb.duck
 import dlt.destinations.impl.postgres.postgres  # noqa: F401
 from dlt.common.runtime import run_context
 
+from mixpanel_export import plan
 from mixpanel_export.configuration import load_configuration
 from sync.pipeline import sync
 from sync.warehouse import Warehouse, open_warehouse
@@ -36,15 +37,22 @@ def start_sync(now: datetime, *, file_bytes: int | None = None, **arguments: Any
         arguments: Those of `sync`.
     """
     process = _context.Process(
-        target=_sync, args=(dict(os.environ), now, file_bytes, arguments), daemon=True
+        target=_sync,
+        args=(dict(os.environ), plan.COMMIT_BYTES, now, file_bytes, arguments),
+        daemon=True,
     )
     process.start()
     return process
 
 
 def _sync(
-    environment: dict[str, str], now: datetime, file_bytes: int | None, arguments: dict[str, Any]
+    environment: dict[str, str],
+    commit_bytes: int,
+    now: datetime,
+    file_bytes: int | None,
+    arguments: dict[str, Any],
 ) -> None:
+    plan.COMMIT_BYTES = commit_bytes
     os.environ.clear()
     os.environ.update(environment)
     run_context.active().reload()

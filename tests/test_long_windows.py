@@ -1,4 +1,4 @@
-"""Windows of many days: how they are asked for, committed day by day, and gone on with."""
+"""Windows of many days: how they are asked for, committed piece by piece, and gone on with."""
 
 import threading
 from datetime import date, timedelta
@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, RateLimit
+from mixpanel_export import downloads as download
 from mixpanel_export import plan
 from mixpanel_export.client import MixpanelClient
 from mixpanel_export.configuration import load_configuration
@@ -40,8 +41,9 @@ def happen(mixpanel, days, per_day=1, name="$ae_session", who="ada"):
 
 @pytest.fixture
 def one_day_a_request(monkeypatch):
-    """As for a project so large that no two days fit in a request."""
+    """As for a project so large that no two days fit in a request, or in a commit."""
     monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
+    monkeypatch.setattr(plan, "COMMIT_BYTES", 1)
 
 
 def asked(mixpanel, *, after=0):
@@ -57,13 +59,15 @@ def last_run(warehouse, columns):
     return rows(warehouse, f"select {columns} from mixpanel_raw.sync_runs order by id desc")[0]
 
 
-def test_a_small_project_takes_few_requests(mixpanel, warehouse, run_sync):
+def test_a_small_project_takes_few_requests(mixpanel, warehouse, run_sync, monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__PARALLEL_DOWNLOADS", "2")
     happen(mixpanel, days=60)
     run_sync(skip_transform=True)
     assert asked(mixpanel) == [
         ("2026-01-25", "2026-01-25"),
-        ("2026-01-26", "2026-02-02"),
-        ("2026-02-03", "2026-03-10"),
+        ("2026-01-26", "2026-01-26"),
+        ("2026-01-27", "2026-02-03"),
+        ("2026-02-04", "2026-03-10"),
     ]
     before = len(mixpanel.requests)
     run_sync(skip_transform=True)
@@ -174,14 +178,14 @@ def read(answer):
     return decoded(answer, EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None))
 
 
-def test_answers_come_side_by_side_and_are_handed_out_in_order(mixpanel, monkeypatch, tmp_path):
-    monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
-    happen(mixpanel, days=10)
+def test_answers_come_side_by_side_and_are_handed_out_in_order(
+    mixpanel, one_day_a_request, tmp_path
+):
+    happen(mixpanel, days=9)
     together, most = 0, 0
     lock, all_there = threading.Lock(), threading.Barrier(3)
-    first = NOW.date() - DAY * 9
     client = MixpanelClient(load_configuration())
-    stage = Stage(Window(first, NOW.date()), "occurred_at", NOW)
+    stage = Stage(Window(NOW.date() - DAY * 8, NOW.date()), "occurred_at", NOW)
 
     def fetch(request, path, slot):
         def read_beside(answer):
@@ -195,9 +199,8 @@ def test_answers_come_side_by_side_and_are_handed_out_in_order(mixpanel, monkeyp
         with lock:
             together += 1
             most = max(most, together)
-        # After the first, three have to be on their way at once, or this breaks.
-        if request.window.from_date != first:
-            all_there.wait(timeout=20)
+        # Three have to be on their way at once, from the first on, or this breaks.
+        all_there.wait(timeout=20)
         return client.fetch(request, None, path, read_beside, slot)
 
     got = [download.days.from_date for download in downloads(stage, fetch, tmp_path, parallel=3)]
@@ -205,8 +208,7 @@ def test_answers_come_side_by_side_and_are_handed_out_in_order(mixpanel, monkeyp
     assert most == 3
 
 
-def test_an_answer_comes_while_the_one_before_is_read(mixpanel, monkeypatch, tmp_path):
-    monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
+def test_an_answer_comes_while_the_one_before_is_read(mixpanel, one_day_a_request, tmp_path):
     happen(mixpanel, days=4)
     client = MixpanelClient(load_configuration())
     stage = Stage(Window(NOW.date() - DAY * 3, NOW.date()), "occurred_at", NOW)
@@ -228,8 +230,11 @@ def test_an_answer_comes_while_the_one_before_is_read(mixpanel, monkeypatch, tmp
     assert [download.days.from_date for download in answers] == stage.days.days
 
 
-def test_what_was_answered_before_a_failure_is_handed_out_first(mixpanel, monkeypatch, tmp_path):
-    monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
+@pytest.mark.parametrize("commit_bytes", [1, plan.COMMIT_BYTES])
+def test_what_was_answered_before_a_failure_is_handed_out_first(
+    mixpanel, one_day_a_request, monkeypatch, tmp_path, commit_bytes
+):
+    monkeypatch.setattr(plan, "COMMIT_BYTES", commit_bytes)
     happen(mixpanel, days=10)
     client = MixpanelClient(load_configuration())
     stage = Stage(Window(NOW.date() - DAY * 3, NOW.date()), "occurred_at", NOW)
@@ -240,14 +245,61 @@ def test_what_was_answered_before_a_failure_is_handed_out_first(mixpanel, monkey
         return client.fetch(request, None, path, read, slot)
 
     answers = downloads(stage, fetch, tmp_path, parallel=4)
-    assert [next(answers).days.from_date for _ in range(2)] == stage.days.days[:2]
+    before = next(answers).days.days
+    if commit_bytes == 1:
+        before += next(answers).days.days
+    assert before == stage.days.days[:2]
     with pytest.raises(ExportError, match="no more"):
         next(answers)
+
+
+def test_what_came_is_handed_out_together(mixpanel, one_day_a_request, monkeypatch, tmp_path):
+    happen(mixpanel, days=5)
+    client = MixpanelClient(load_configuration())
+    stage = Stage(Window(NOW.date() - DAY * 4, NOW.date()), "occurred_at", NOW)
+
+    def fetch(request, path, slot):
+        return client.fetch(request, None, path, read, slot)
+
+    (alone, *_) = downloads(stage, fetch, tmp_path, parallel=2)
+    # As much as two of the days measure.
+    monkeypatch.setattr(plan, "COMMIT_BYTES", alone.delivered.answer_bytes + 1)
+    together = list(downloads(stage, fetch, tmp_path, parallel=2))
+    assert [answer.days.length for answer in together] == [2, 2, 1]
+    assert [answer.delivered.event_count for answer in together] == [2, 2, 1]
+    assert [len(answer.delivered.events) for answer in together] == [2, 2, 1]
+    assert [answer.delivered.newest_occurred for answer in together] == [
+        NOW - DAY * 3,
+        NOW - DAY,
+        NOW,
+    ]
+
+
+def test_what_came_does_not_wait_long_for_the_next_answer(
+    mixpanel, one_day_a_request, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(plan, "COMMIT_BYTES", 2**20)
+    monkeypatch.setattr(download, "_LONGEST_WAIT_SECONDS", 0.01)
+    happen(mixpanel, days=3)
+    client = MixpanelClient(load_configuration())
+    stage = Stage(Window(NOW.date() - DAY * 2, NOW.date()), "occurred_at", NOW)
+    is_taken = threading.Event()
+
+    def fetch(request, path, slot):
+        if request.window.from_date != stage.days.from_date:
+            assert is_taken.wait(20)
+        return client.fetch(request, None, path, read, slot)
+
+    answers = downloads(stage, fetch, tmp_path, parallel=2)
+    assert next(answers).days.only_day == stage.days.from_date
+    is_taken.set()
+    assert sum(answer.days.length for answer in answers) == 2
 
 
 def test_the_hours_budget_includes_earlier_runs(mixpanel, run_sync, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__REQUESTS_PER_HOUR", "4")
     monkeypatch.setenv("SOURCES__MIXPANEL__MAX_WAIT_MINUTES", "0")
+    monkeypatch.setenv("SOURCES__MIXPANEL__PARALLEL_DOWNLOADS", "1")
     happen(mixpanel, days=45)
     assert run_sync(skip_transform=True).status == "ok"
     assert len(mixpanel.requests) == 3

@@ -6,18 +6,18 @@ import pytest
 
 from mixpanel_export import answer
 from mixpanel_export.events import EVENTS
-from sync.destinations import rows_without
 from sync.new_events import NewEvents
+from sync.positions import row_groups, rows_without
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 def delivered(tmp_path):
-    """Writes events, given as (key, copy order), in row groups of a size."""
+    """Writes a file of events, given as (key, copy order), in row groups of a size."""
 
-    def delivered(events, *, group=2, moment=NOON):
-        path = tmp_path / "delivered.parquet"
+    def delivered(events, *, group=2, moment=NOON, name="delivered"):
+        path = tmp_path / f"{name}.parquet"
         rows = [
             dict.fromkeys(EVENTS.names)
             | {"event_key": key, "copy_order": order, "occurred_at": moment}
@@ -31,18 +31,27 @@ def delivered(tmp_path):
     return delivered
 
 
-def selected(warehouse, path):
+def selected(warehouse, *files):
     return [
         (row["event_key"], row["copy_order"])
-        for table in rows_without(path, NewEvents(warehouse).not_new(path))
+        for table in rows_without(row_groups(files), NewEvents(warehouse).not_new(files))
         for row in table.to_pylist()
     ]
 
 
 def test_of_copies_the_last_one_processed_is_new(warehouse, delivered):
-    path = delivered([("a", 2), ("b", 1), ("a", 3), ("c", 1), ("a", 1), ("b", 1)])
+    file = delivered([("a", 2), ("b", 1), ("a", 3), ("c", 1), ("a", 1), ("b", 1)])
     # Of two that were processed at the same place, either one.
-    assert selected(warehouse, path) == [("a", 3), ("c", 1), ("b", 1)]
+    assert selected(warehouse, file) == [("a", 3), ("c", 1), ("b", 1)]
+
+
+def test_copies_are_found_in_several_files(warehouse, delivered):
+    files = [
+        delivered([("a", 2), ("b", 1), ("c", 1)], name="it's the first"),
+        delivered([], name="nothing"),
+        delivered([("d", 1), ("a", 3), ("b", 0), ("e", 1)], name="last"),
+    ]
+    assert selected(warehouse, *files) == [("b", 1), ("c", 1), ("d", 1), ("a", 3), ("e", 1)]
 
 
 def test_nothing_is_new_in_nothing(warehouse, delivered):
@@ -55,8 +64,9 @@ def test_what_is_loaded_is_not_new(warehouse, delivered, run_sync, mixpanel, mov
     mixpanel.add([{"event": "$ae_session", "properties": properties}])
     assert run_sync(now=NOON, skip_transform=True).events_new == 1
     loaded = warehouse.value("select event_key from mixpanel_raw.events")
-    path = delivered([("a", 1), (loaded, 1), ("b", 1)], moment=NOON + moved)
-    assert selected(warehouse, path) == [("a", 1), ("b", 1)]
+    first = delivered([("a", 1), ("c", 1)], moment=NOON + moved, name="first")
+    last = delivered([(loaded, 1), ("b", 1)], moment=NOON + moved, name="last")
+    assert selected(warehouse, first, last) == [("a", 1), ("c", 1), ("b", 1)]
 
 
 @pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)

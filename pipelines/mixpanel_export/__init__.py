@@ -22,7 +22,7 @@ Mode = Literal["first", "incremental", "full_refresh", "backfill", "audit"]
 def mixpanel(
     delivered: Delivered, stage: Stage, *, watermark: datetime | None
 ) -> tuple[DltResource, ...]:
-    """What an answer of Mixpanel delivered, and the watermark that it stands for.
+    """What answers of Mixpanel delivered, and the watermark that they stand for.
 
     Loads two tables: `events`, of which the destination takes what is new and adds the load's id,
     and `rejected_lines`, the lines of whole answers that are no events. The watermark is the
@@ -30,8 +30,8 @@ def mixpanel(
     kept in dlt's incremental state.
 
     Args:
-        delivered: The decoded answer.
-        stage: What the answer is a part of; it says which watermark moves, and how far.
+        delivered: The decoded answers.
+        stage: What the answers are a part of; it says which watermark moves, and how far.
         watermark: What the watermark does not go back behind; None when it is set anew.
     """
 
@@ -48,8 +48,9 @@ def mixpanel(
         # dlt would drop rows older than the watermark. The API delivers whole days, and an event
         # of such a day that is not in the table yet is new, however old it is.
         cursor.advance(None)  # type: ignore[arg-type]
+        # The first file stands for all of them, so that they are loaded by one job.
         yield dlt.mark.with_file_import(
-            str(delivered.events), "parquet", delivered.event_count, EVENTS.empty_table()
+            str(delivered.events[0]), "parquet", delivered.event_count, EVENTS.empty_table()
         )
 
         by_arrival = stage.cursor == "processed_at"
@@ -70,9 +71,10 @@ def mixpanel(
     def rejected_lines() -> Iterator[pa.Table]:
         # The table exists from the first load on, whatever it brings.
         yield REJECTED_LINES.empty_table()
-        with pq.ParquetFile(delivered.rejected_lines) as file:
-            for group in range(file.num_row_groups):
-                yield file.read_row_group(group)
+        for path in delivered.rejected_lines:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group)
 
     return exported, rejected_lines
 

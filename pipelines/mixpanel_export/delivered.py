@@ -1,5 +1,6 @@
-"""What an answer delivered, decoded into Parquet files."""
+"""What answers delivered, decoded into Parquet files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,20 +16,20 @@ from mixpanel_export.window import later
 
 @dataclass(frozen=True)
 class Delivered:
-    """A whole answer.
+    """A whole answer, or several.
 
     Attributes:
-        events: A Parquet file with the schema `EVENTS`.
-        rejected_lines: A Parquet file with the schema `REJECTED_LINES`.
+        events: Parquet files with the schema `EVENTS`, one of each answer.
+        rejected_lines: Parquet files with the schema `REJECTED_LINES`, one of each answer.
         event_count: How many events there are, copies included.
         rejected_count: How many lines are no events.
         newest_occurred: The newest `occurred_at`; None without events.
         newest_processed: The newest `processed_at`; None when none has one.
-        answer_bytes: The size of the answer as it came, compressed.
+        answer_bytes: The size of the answers as they came, compressed.
     """
 
-    events: Path
-    rejected_lines: Path
+    events: tuple[Path, ...]
+    rejected_lines: tuple[Path, ...]
     event_count: int
     rejected_count: int
     newest_occurred: datetime | None
@@ -37,13 +38,13 @@ class Delivered:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing happened in its days."""
+        """Whether nothing happened in their days."""
         return not (self.event_count or self.rejected_count)
 
     def remove(self) -> None:
         """Give back the disk space."""
-        self.events.unlink()
-        self.rejected_lines.unlink()
+        for file in self.events + self.rejected_lines:
+            file.unlink()
 
 
 def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
@@ -78,11 +79,24 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
                 rejected_count += batch.rejected_lines.num_rows
                 rejected_writer.write_table(batch.rejected_lines)
     return Delivered(
-        events,
-        rejected_lines,
+        (events,),
+        (rejected_lines,),
         event_count,
         rejected_count,
         occurred,
         processed,
         answer.path.stat().st_size,
+    )
+
+
+def joined(answers: Sequence[Delivered]) -> Delivered:
+    """What several answers delivered, as if it had been one."""
+    return Delivered(
+        tuple(file for answer in answers for file in answer.events),
+        tuple(file for answer in answers for file in answer.rejected_lines),
+        sum(answer.event_count for answer in answers),
+        sum(answer.rejected_count for answer in answers),
+        later(*(answer.newest_occurred for answer in answers)),
+        later(*(answer.newest_processed for answer in answers)),
+        sum(answer.answer_bytes for answer in answers),
     )

@@ -3,14 +3,15 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
 
-from mixpanel_export.delivered import Delivered
+from mixpanel_export import plan
+from mixpanel_export.delivered import Delivered, joined
 from mixpanel_export.plan import Request, Stage, days_at_once
 from mixpanel_export.slots import Slot, Slots
 from mixpanel_export.window import Window
@@ -18,11 +19,13 @@ from mixpanel_export.window import Window
 Fetch = Callable[[Request, Path, Slot], Delivered]
 # For each answer that comes, another one may be decoded or wait for its turn to be loaded.
 _AHEAD = 2
+# What is there is not kept from the database for longer, to be loaded with what follows.
+_LONGEST_WAIT_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class Download:
-    """What a whole answer delivered, and the days of its stage that it completes."""
+    """What whole answers delivered, and the days of their stage that they complete."""
 
     days: Window
     delivered: Delivered
@@ -31,8 +34,10 @@ class Download:
 def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iterator[Download]:
     """Yield the answers of a stage, oldest days first, while the next ones are being fetched.
 
-    The first request is a single day; the next ones are as many days as fit in `REQUEST_BYTES`,
-    by the size of the last answer, and side by side only when that is what limits them.
+    Several are handed out together until they come to `COMMIT_BYTES`.
+    The first requests are single days, side by side; the next ones are as many days as fit in
+    `REQUEST_BYTES`, by the size of the last answer, and side by side only when that is what limits
+    them.
 
     Args:
         stage: What to export.
@@ -50,11 +55,17 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
     pending: deque[tuple[Window, Future[Delivered]]] = deque()
     names = count()
     slots = Slots(parallel)
+    gathered: list[Download] = []
 
     def fill() -> None:
         nonlocal next_day
         days_to_ask, is_filled = days_at_once(bytes_per_day, days_answered)
-        limit = _AHEAD * parallel if is_filled else 1
+        if bytes_per_day is None:
+            limit = parallel
+        elif is_filled:
+            limit = _AHEAD * parallel
+        else:
+            limit = 1
         while next_day <= stage.days.to_date and len(pending) < limit:
             last = min(next_day + timedelta(days=days_to_ask - 1), stage.days.to_date)
             days = Window(next_day, last)
@@ -65,11 +76,31 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
 
     fill()
     while pending:
-        days, future = pending.popleft()
+        days, future = pending[0]
+        if gathered and (_is_enough(gathered) or not _succeeds_soon(future)):
+            yield _together(gathered)
+            gathered.clear()
         delivered = future.result()
+        pending.popleft()
+        gathered.append(Download(days, delivered))
         bytes_per_day, days_answered = delivered.answer_bytes / days.length, days.length
         fill()
-        yield Download(days, delivered)
+    if gathered:
+        yield _together(gathered)
+
+
+def _is_enough(gathered: list[Download]) -> bool:
+    return sum(download.delivered.answer_bytes for download in gathered) >= plan.COMMIT_BYTES
+
+
+def _succeeds_soon(future: Future[Delivered]) -> bool:
+    wait([future], _LONGEST_WAIT_SECONDS)
+    return future.done() and future.exception() is None
+
+
+def _together(gathered: list[Download]) -> Download:
+    days = Window(gathered[0].days.from_date, gathered[-1].days.to_date)
+    return Download(days, joined([download.delivered for download in gathered]))
 
 
 def _in_thread(fetch: Callable[[Slot], Delivered], slot: Slot) -> "Future[Delivered]":

@@ -11,6 +11,8 @@ Cursor = Literal["occurred_at", "processed_at"]
 
 # Compressed. Some hundred thousand events: seconds to load, and little to repeat when it fails.
 REQUEST_BYTES = 32 * 2**20
+# A load has costs of its own, and DuckDB rewrites what fills less than three of its row groups.
+COMMIT_BYTES = 3 * REQUEST_BYTES
 # How much more to dare with each request while the days so far were nearly empty.
 _GROWTH = 8
 # What Mixpanel is processing this very moment may become visible out of order.

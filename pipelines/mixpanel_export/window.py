@@ -64,9 +64,9 @@ def incremental_window(
     return Window(min(first, last), last)
 
 
-def later(one: datetime | None, other: datetime | None) -> datetime | None:
-    """The later of two instants, either of which may be missing."""
-    return max((instant for instant in (one, other) if instant), default=None)
+def later(*instants: datetime | None) -> datetime | None:
+    """The latest of some instants, any of which may be missing."""
+    return max(filter(None, instants), default=None)
 
 
 def parse_instant(value: object) -> datetime | None:

@@ -1,4 +1,4 @@
-"""The load: answers of Mixpanel go into the raw dataset, each in one commit."""
+"""The load: answers of Mixpanel go into the raw dataset, some at a time in one commit."""
 
 import logging
 import shutil
@@ -36,9 +36,10 @@ from mixpanel_export.window import (
     later,
     parse_instant,
 )
-from sync.destinations import rows_without
+from sync.destinations import DeliveredEvents
 from sync.errors import SyncError
 from sync.new_events import NewEvents
+from sync.positions import row_groups, rows_without
 from sync.project import RAW_DATASET
 from sync.warehouse import Warehouse
 
@@ -88,7 +89,7 @@ class Loaded:
 class Loader:
     """Loads from one project into one warehouse; the caller holds the warehouse's lock.
 
-    Every answer is committed for itself, oldest days first, by dlt's row in `_dlt_loads`: before
+    Some answers at a time are committed, oldest days first, by dlt's row in `_dlt_loads`: before
     it, neither the events nor the watermark count; with it, both do.
 
     Args:
@@ -263,7 +264,7 @@ class Loader:
         keeps = before and before.cursor == stage.cursor and not sets_back
         source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
         not_new = self._new_events.not_new(delivered.events)
-        self._destination.not_new = not_new
+        self._destination.delivered = DeliveredEvents(delivered.events, not_new)
         # Arrow keeps what decoding has freed, and now the database needs memory.
         pa.default_memory_pool().release_unused()
         try:
@@ -286,7 +287,8 @@ class Loader:
         delivery.lines_rejected += delivered.rejected_count
         delivery.newest_processed = later(delivery.newest_processed, delivered.newest_processed)
         lookback = pa.scalar(self._settings.lookback)
-        for rows in rows_without(delivered.events, not_new, ["occurred_at", "processed_at"]):
+        groups = row_groups(delivered.events)
+        for rows in rows_without(groups, not_new, ["occurred_at", "processed_at"]):
             late = pc.greater(pc.subtract(rows["processed_at"], rows["occurred_at"]), lookback)
             delivery.events_late += pc.sum(late).as_py() or 0
 

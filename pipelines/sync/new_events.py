@@ -4,21 +4,23 @@ Only keys are compared, so an event's payload is written to the database once, a
 event is new. What a load wrote that did not complete is removed before the next one.
 """
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from mixpanel_export.events import EVENTS
+from sync.positions import row_groups, view_delivered
 from sync.project import RAW_DATASET
-from sync.warehouse import KEYS_MEMORY, Warehouse, view_delivered
+from sync.warehouse import KEYS_MEMORY, Warehouse
 
 _BEGUN = f"{RAW_DATASET}.loads_begun"
 _COMPLETED = f"select load_id from {RAW_DATASET}._dlt_loads where status = 0"
 
-# Of several copies in one answer the last one processed stays.
+# Of several copies that come together the last one processed stays.
 _COPIES = """
     select position
     from (
@@ -90,32 +92,30 @@ class NewEvents:
         """Record that a load writes events from now on: they count once it is completed."""
         self._warehouse.execute(f"insert into {_BEGUN} values (%s)", [load_id])
 
-    def not_new(self, delivered: Path) -> pa.Array:
+    def not_new(self, delivered: Sequence[Path]) -> pa.Array:
         """The positions of the events that are copies or loaded already, in ascending order.
 
         Args:
-            delivered: A Parquet file with the schema `EVENTS`.
+            delivered: Parquet files with the schema `EVENTS`; positions go on from one to the next.
         """
-        metadata = pq.read_metadata(delivered)
-        if not metadata.num_rows:
+        groups = row_groups(delivered)
+        if not groups:
             return pa.array([], pa.int64())
         copies = _copies(delivered)
         if not self._warehouse.has_table(RAW_DATASET, "events"):
             return copies.sort()
-        column = metadata.schema.to_arrow_schema().get_field_index("occurred_at")
-        groups = [
-            metadata.row_group(group).column(column).statistics
-            for group in range(metadata.num_row_groups)
-        ]
-        earliest, latest = min(g.min for g in groups), max(g.max for g in groups)
+        column = EVENTS.get_field_index("occurred_at")
+        times = [group.metadata.column(column).statistics for group in groups]
+        earliest, latest = min(time.min for time in times), max(time.max for time in times)
         query = _LOADED.format(earliest=earliest.isoformat(), latest=latest.isoformat())
         loaded = self._warehouse.query_delivered(delivered, query)
         return pa.concat_arrays([copies, loaded]).unique().sort()
 
 
-def _copies(delivered: Path) -> pa.Array:
+def _copies(delivered: Sequence[Path]) -> pa.Array:
     # Beyond the limit DuckDB spills to disk.
-    limits: dict[str, Any] = {"memory_limit": KEYS_MEMORY, "temp_directory": str(delivered.parent)}
+    spill = str(delivered[0].parent)
+    limits: dict[str, Any] = {"memory_limit": KEYS_MEMORY, "temp_directory": spill}
     with closing(duckdb.connect(config=limits)) as connection:
         view_delivered(connection, delivered)
         return connection.sql(_COPIES).to_arrow_table().column(0).combine_chunks()

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import dlt
 import psycopg2
 import pyarrow as pa
-import pyarrow.parquet as pq
 from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
@@ -24,11 +23,11 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from mixpanel_export.errors import ConfigurationError
 from sync.destinations import DuckDBDestination, EventsDestination, PostgresDestination
 from sync.errors import AnotherSyncIsRunning
+from sync.positions import keys, view_delivered
 from sync.project import MART_SCHEMA, RAW_DATASET, ROOT
 
 DestinationName = Literal["duckdb", "postgres"]
 
-_KEYS = pa.schema([pa.field("position", pa.int64()), pa.field("event_key", pa.string())])
 # Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
 KEYS_MEMORY = "100MB"
 
@@ -84,13 +83,13 @@ class Warehouse(ABC):
         """The SQL condition that a JSON column has no such property."""
 
     @abstractmethod
-    def query_delivered(self, delivered: Path, query: str) -> pa.Array:
+    def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:
         """The first column of what `query` returns.
 
         Args:
-            delivered: A Parquet file of events.
-            query: SQL that finds the file's rows in the table `delivered`, with the columns
-                `position` (from 0 on) and `event_key`.
+            delivered: Parquet files of events.
+            query: SQL that finds the files' rows in the table `delivered`, with the columns
+                `position` (from 0 on, through all files) and `event_key`.
         """
 
     @property
@@ -170,9 +169,13 @@ class DuckDB(Warehouse):
 
         return duckdb.connect(self.path)
 
-    def kept_open(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
         # Whoever closes a DuckDB file last writes a checkpoint, and dlt closes it after each job.
-        return closing(self.connect())
+        with closing(self.connect()) as connection:
+            yield
+            # Row groups that are only partly filled are written anew now.
+            connection.execute(f"set memory_limit = '{KEYS_MEMORY}'")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -206,7 +209,7 @@ class DuckDB(Warehouse):
     def tune(self) -> None:
         pass
 
-    def query_delivered(self, delivered: Path, query: str) -> pa.Array:
+    def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:
         with closing(self.connect()) as connection:
             connection.execute(f"set memory_limit = '{KEYS_MEMORY}'")
             connection.execute("set enable_progress_bar = false")
@@ -299,17 +302,12 @@ class Postgres(Warehouse):
             f"select brin_summarize_new_values('{RAW_DATASET}.events_occurred_at')"
         )
 
-    def query_delivered(self, delivered: Path, query: str) -> pa.Array:
+    def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:
         from adbc_driver_postgresql import dbapi
 
         uri = self.credentials.to_native_representation()
-        with (
-            pq.ParquetFile(delivered) as file,
-            dbapi.connect(uri) as connection,
-            connection.cursor() as cursor,
-        ):
-            keys = pa.RecordBatchReader.from_batches(_KEYS, _keys(file))
-            cursor.adbc_ingest("delivered", keys, mode="create", temporary=True)
+        with dbapi.connect(uri) as connection, connection.cursor() as cursor:
+            cursor.adbc_ingest("delivered", keys(delivered), mode="create", temporary=True)
             # Without statistics it would read all events to find a few.
             cursor.execute("analyze delivered")
             cursor.execute(query)
@@ -318,28 +316,6 @@ class Postgres(Warehouse):
 
     def is_missing(self, column: str, name: str) -> str:
         return f"({column} ->> '{name}') is null"
-
-
-def _keys(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    start = 0
-    for batch in file.iter_batches(columns=["event_key"]):
-        end = start + batch.num_rows
-        positions = pa.array(range(start, end), pa.int64())
-        yield pa.record_batch([positions, batch["event_key"]], schema=_KEYS)
-        start = end
-
-
-def view_delivered(connection: Any, delivered: Path) -> None:
-    """Show a Parquet file of events to a DuckDB connection, as `query_delivered` describes it.
-
-    Its `copy_order` is there as well.
-    """
-    path = str(delivered).replace("'", "''")
-    connection.execute(
-        "create temporary view delivered as "
-        "select file_row_number as position, event_key, copy_order "
-        f"from read_parquet('{path}', file_row_number = true)"
-    )
 
 
 def configured_destination() -> str:
