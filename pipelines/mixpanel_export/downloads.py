@@ -35,9 +35,8 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
     """Yield the answers of a stage, oldest days first, while the next ones are being fetched.
 
     Several are handed out together until they come to `COMMIT_BYTES`.
-    The first requests are single days, side by side; the next ones are as many days as fit in
-    `REQUEST_BYTES`, by the size of the last answer, and side by side only when that is what limits
-    them.
+    The first request is a single day; the next ones are as many days as fit in `REQUEST_BYTES`,
+    by the size of the last answer, and side by side only when that is what limits them.
 
     Args:
         stage: What to export.
@@ -60,12 +59,7 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
     def fill() -> None:
         nonlocal next_day
         days_to_ask, is_filled = days_at_once(bytes_per_day, days_answered)
-        if bytes_per_day is None:
-            limit = parallel
-        elif is_filled:
-            limit = _AHEAD * parallel
-        else:
-            limit = 1
+        limit = _AHEAD * parallel if is_filled else 1
         while next_day <= stage.days.to_date and len(pending) < limit:
             last = min(next_day + timedelta(days=days_to_ask - 1), stage.days.to_date)
             days = Window(next_day, last)
