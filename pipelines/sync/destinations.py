@@ -75,8 +75,8 @@ class _DuckDBEvents(_EventsJob, DuckDbCopyJob):
         table = client.make_qualified_table_name(self.load_table_name)
         with _bounded_memory(connection, row_groups(files)):
             client.execute_sql(
-                f"insert into {table} by name "
-                f"select * exclude (position), '{self._load_id}' as _dlt_load_id from delivered "
+                f"insert into {table} by name select * exclude (position, file), "
+                f"'{self._load_id}' as _dlt_load_id from delivered "
                 + ("where position not in (from not_new)" if len(not_new) else "")
             )
 

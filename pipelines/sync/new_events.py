@@ -20,14 +20,15 @@ from sync.warehouse import KEYS_MEMORY, Warehouse
 _BEGUN = f"{RAW_DATASET}.loads_begun"
 _COMPLETED = f"select load_id from {RAW_DATASET}._dlt_loads where status = 0"
 
-# Of several copies that come together the last one processed stays.
+# Of several copies in one answer the last one processed stays. Of those in several answers, as if
+# each were committed alone, one of the first.
 _COPIES = """
     select position
     from (
         select
             position,
             row_number() over (
-                partition by event_key order by copy_order desc, position desc
+                partition by event_key order by file, copy_order desc, position desc
             ) as place
         from delivered
         where event_key in (

@@ -89,16 +89,21 @@ def keys(files: Iterable[Path]) -> pa.RecordBatchReader:
 
 
 def view_delivered(connection: Any, files: Iterable[Path]) -> None:
-    """Show files of events to a DuckDB connection: the view `delivered`, with their `position`."""
-    paths, starts, start = [], [], 0
-    for path in files:
+    """Show files of events to a DuckDB connection: as the view `delivered`.
+
+    Beside the events' columns it has their `position` and the number of their `file`.
+    """
+    paths, numbers, starts, start = [], [], [], 0
+    for number, path in enumerate(files):
         paths.append("'" + str(path).replace("'", "''") + "'")
+        numbers.append(f"when {paths[-1]} then {number}")
         starts.append(f"when {paths[-1]} then {start}")
         start += pq.read_metadata(path).num_rows
     # As one scan: a union of several would hold them in memory side by side.
     connection.execute(
         "create or replace temporary view delivered as "
         f"select file_row_number + case filename {' '.join(starts)} end as position, "
+        f"case filename {' '.join(numbers)} end as file, "
         "* exclude (file_row_number, filename) "
         f"from read_parquet([{', '.join(paths)}], file_row_number = true, filename = true)"
     )
