@@ -1,16 +1,17 @@
 """What a sync costs when there is little that is new, on top of much that is not."""
 
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect
 from benchmarks.measure import measured
-from benchmarks.server import Workload, serving
+from benchmarks.server import Workload, happen, serving
 from sync.transform import transform
 from sync.warehouse import Warehouse
 
@@ -66,12 +67,9 @@ def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
             warehouse = bench.warehouse(name)
             with serving(old) as url:
                 bench.initial_load(warehouse, url, old)
-            _multiply(warehouse, copies)
-            transform(warehouse, full_refresh=True)
-            with serving(replace(old, new_events=_NEW)) as url:
-                found, summary = bench.sync(warehouse, url)
-            expect(0.98 * _NEW < summary["events_new"] <= _NEW, True)
-            seconds.append(found.seconds)
+                _multiply(warehouse, copies)
+                transform(warehouse, full_refresh=True)
+                seconds.append(min(_sync_of_new(bench, warehouse, url, n) for n in range(REPEATS)))
             if copies == times:
                 yield _rebuild(warehouse, base * times)
             bench.drop(warehouse)
@@ -84,6 +82,15 @@ def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
             "less than 25 % more",
             growth < 0.25,
         )
+
+
+def _sync_of_new(bench: Bench, warehouse: Warehouse, url: str, repeat: int) -> float:
+    happen(url, LAST_DAY + timedelta(days=1), _NEW, seed=repeat)
+    # What was written to get here would be written to the disk beside what is measured.
+    os.sync()
+    found, summary = bench.sync(warehouse, url)
+    expect(0.98 * _NEW < summary["events_new"] <= _NEW, True)
+    return found.seconds
 
 
 def _multiply(warehouse: Warehouse, copies: int) -> None:

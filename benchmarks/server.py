@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
-from itertools import chain
+from datetime import date
 from random import Random
 from typing import Any
+
+import requests
 
 from local_mixpanel import LocalMixpanel, traffic
 
@@ -27,11 +28,10 @@ class Workload:
     """What there is to export.
 
     Attributes:
-        events: How many, up to and including `last_day`.
+        events: How many.
         last_day: The last day of them, ISO.
         days: How many days they are spread over.
         is_small: About 200 bytes an event instead of 900.
-        new_events: How many more there are on the day after.
         bytes_per_second: How fast an answer comes at most; None for any speed.
     """
 
@@ -39,7 +39,6 @@ class Workload:
     last_day: str
     days: int = 1
     is_small: bool = False
-    new_events: int = 0
     bytes_per_second: int | None = None
 
 
@@ -77,17 +76,22 @@ def export_url(url: str, first: date, last: date) -> str:
     return f"{url}/api/2.0/export?{query}"
 
 
+def happen(url: str, day: date, events: int, *, seed: int) -> None:
+    """Let small events of a day arrive at the server now, as Mixpanel's SDKs send them."""
+    requests.post(
+        f"{url}/import?project_id={PROJECT_ID}",
+        json=list(traffic(seed, day, days=1, events=events, is_small=True)),
+        auth=(USERNAME, SECRET),
+        timeout=60,
+    ).raise_for_status()
+
+
 def _events(workload: Workload) -> Iterator[dict[str, Any]]:
     last = date.fromisoformat(workload.last_day)
-    old = traffic(7, last, days=workload.days, events=workload.events, is_small=workload.is_small)
-    following = last + timedelta(days=1)
-    new = (
-        traffic(8, following, days=1, events=workload.new_events, is_small=workload.is_small)
-        if workload.new_events
-        else iter(())
-    )
     random = Random(9)
-    for event in chain(old, new):
+    for event in traffic(
+        7, last, days=workload.days, events=workload.events, is_small=workload.is_small
+    ):
         if not workload.is_small:
             event["properties"]["note"] = f"{random.getrandbits(_PADDING_BITS):x}"
         yield event
