@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sync import destinations
 from tests.conftest import NOW
 from tests.warehouses import rows
 
@@ -44,8 +45,15 @@ IDS: dict[str, dict[str, Any]] = {
 }
 
 
-def test_days_of_large_events_are_loaded(mixpanel, warehouse, run_sync):
-    """DuckDB holds 2,048 events at once, however large: the bound on its memory allows that."""
+@pytest.mark.parametrize("row_group_rows", [1, destinations._ROW_GROUP_ROWS])
+def test_days_of_large_events_are_loaded(
+    mixpanel, warehouse, run_sync, monkeypatch, row_group_rows
+):
+    """A thread of DuckDB holds 2,048 events at once, however large: its memory's bound allows it.
+
+    Large loads have two threads, and this one is large by the smaller row groups.
+    """
+    monkeypatch.setattr(destinations, "_ROW_GROUP_ROWS", row_group_rows)
     text = "x" * 500_000
     mixpanel.add(
         {

@@ -24,6 +24,11 @@ _LOAD_THREADS = 2
 _LOAD_BYTES = 128_000_000
 # https://duckdb.org/docs/stable/internals/vector
 _VECTOR_ROWS = 2048
+# Each of DuckDB's threads leaves a row group partly filled, and with fewer full ones than this
+# between them it writes them all anew later: twice the work, and a file half as large again.
+_ROW_GROUPS_APART = 3
+# https://duckdb.org/docs/stable/internals/storage
+_ROW_GROUP_ROWS = 122_880
 _RANDOM_TEXTS = ("event_key", "insert_id")
 _LOAD_ID = pa.field("_dlt_load_id", pa.string(), nullable=False)
 
@@ -88,14 +93,16 @@ def _bounded_memory(connection: Any, groups: Sequence[RowGroup]) -> Iterator[Non
     largest = max(
         (size / len(group.positions) for size, group in zip(sizes, groups, strict=True)), default=0
     )
+    rows = sum(len(group.positions) for group in groups)
+    is_large = rows >= _LOAD_THREADS * _ROW_GROUPS_APART * _ROW_GROUP_ROWS
+    load_threads = _LOAD_THREADS if is_large else 1
     # Each thread holds the rows of a vector at once.
-    rows = min(_VECTOR_ROWS * largest, sum(sizes))
-    needed = _LOAD_BYTES + int(_LOAD_THREADS * rows)
+    needed = _LOAD_BYTES + int(load_threads * min(_VECTOR_ROWS * largest, sum(sizes)))
     threads, limit, allowed = connection.execute(
         "select current_setting('threads'), current_setting('memory_limit'), "
         "parse_formatted_bytes(current_setting('memory_limit'))"
     ).fetchone()
-    connection.execute(f"set threads = {min(threads, _LOAD_THREADS)}")
+    connection.execute(f"set threads = {min(threads, load_threads)}")
     connection.execute(f"set memory_limit = '{min(allowed, needed)}B'")
     try:
         yield
