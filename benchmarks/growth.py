@@ -133,22 +133,26 @@ def _rebuild(warehouse: Warehouse, events: int) -> Row:
     options = ["--project-dir", project, "--profiles-dir", project, "--target", warehouse.name]
     dbt = str(Path(sys.executable).with_name("dbt"))
     command = [dbt, "--quiet", "run", "--full-refresh", "--select", "subscribers", *options]
-    ours = measured(command, environment=warehouse.environment).seconds
-    query = _single_query()
-    started = time.perf_counter()
-    warehouse.execute(f"create table mixpanel.single_query as {query}")
-    theirs = time.perf_counter() - started
+    ours, theirs = [], []
+    for _ in range(REPEATS):
+        ours.append(measured(command, environment=warehouse.environment).seconds)
+        warehouse.execute("drop table if exists mixpanel.single_query")
+        query = f"create table mixpanel.single_query as {_single_query()}"
+        started = time.perf_counter()
+        warehouse.execute(query)
+        theirs.append(time.perf_counter() - started)
     expect(
         warehouse.rows("select count(*), sum(events_processed) from mixpanel.subscribers"),
         warehouse.rows("select count(*), sum(events_processed) from mixpanel.single_query"),
     )
+    times = min(ours) / min(theirs)
     return Row(
         f"dbt run --full-refresh, {warehouse.name}, over {events:,} events, the whole command",
-        f"{ours:.1f} s",
-        f"{theirs:.1f} s: one query over the raw table, same columns",
-        f"{ours / theirs:.2f} x",
+        f"{min(ours):.1f} s",
+        f"{min(theirs):.1f} s: one query over the raw table, same columns",
+        f"{times:.2f} x",
         "at most 2 x",
-        ours <= 2 * theirs,
+        times <= 2,
     )
 
 

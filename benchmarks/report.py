@@ -31,9 +31,9 @@ def write(sections: Iterable[str]) -> None:
         "",
         "Measured by `make bench`; one section by `make bench SECTIONS=load`. Whole processes, "
         "their start included. PostgreSQL runs without fsync, for us and for what we are compared "
-        "with. Every row count is checked. Trust the ratios, not the times: loads and syncs are "
-        "the fastest of three, the others one run each, on a machine that others may use as "
-        "well.",
+        "with. Every row count is checked. Trust the ratios, not the times: loads, syncs and "
+        "full refreshes are the fastest of three, the others one run each, on a machine that "
+        "others may use as well.",
         "",
     ]
     if "load" in results:
