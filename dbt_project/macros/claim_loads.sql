@@ -57,7 +57,7 @@
             {%- endif %};
         {%- endif %}
         {%- if rebuild %}
-            {{ adapter.dispatch('analyze_ledger')(ledger) }}
+            {{ adapter.dispatch('read_all_events')(ledger) }}
         {%- else %}
             {{ adapter.dispatch('look_loads_up')() }}
         {%- endif %}
@@ -106,12 +106,17 @@
 {%- endmacro %}
 
 
-{% macro default__analyze_ledger(ledger) %}{% endmacro %}
+{% macro default__read_all_events(ledger) %}{% endmacro %}
 
 
-{# PostgreSQL would take the claims for one row and look up each load by itself: minutes, not seconds. #}
-{% macro postgres__analyze_ledger(ledger) -%}
+{#
+    PostgreSQL would take the claims for one row and look up each load by itself: minutes, not
+    seconds. And it cannot know how many subscribers there are: guessing a tenth of the events, it
+    would sort those, payloads included, on disk. Until the transaction ends.
+#}
+{% macro postgres__read_all_events(ledger) -%}
     analyze {{ ledger }};
+    set local enable_sort = off;
 {%- endmacro %}
 
 
