@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -131,8 +132,10 @@ def bench() -> Iterator[Bench]:
             yield Bench(directory, server)
 
 
+@cache
 def machine() -> str:
     """What the numbers were measured on."""
+    # Asked for once: writing the report is a change of its own.
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
