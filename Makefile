@@ -20,10 +20,6 @@ setup: .venv/installed
 		{ echo "Python 3.11 or newer is needed; this is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@# dbt by hand uses the connection that dlt is configured with: see pipelines/dbt_connection.py
-	@.venv/bin/python -c 'import pathlib, sysconfig; \
-		pathlib.Path(sysconfig.get_path("purelib"), "mixpanel_pipeline.pth").write_text( \
-		str(pathlib.Path("pipelines").resolve()) + "\nimport dbt_connection\n")'
 	@touch $@
 
 demo: setup

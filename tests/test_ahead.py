@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from mixpanel_export.ahead import ahead
+from mixpanel_pipeline.source.ahead import ahead
 
 
 def test_items_come_in_their_order_from_another_thread():

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, hot_sharded
-from mixpanel_export.configuration import load_configuration
-from sync.pipeline import audit_only
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.sync.pipeline import audit_only
 from tests.conftest import NOW
 from tests.test_run import run
 from tests.warehouses import rows, subscribers

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from dlt.common.versioned_state import compress_state, decompress_state
 
-from mixpanel_export.errors import ConfigurationError
-from sync import project, transform
-from sync.warehouse import open_warehouse
+from mixpanel_pipeline import project
+from mixpanel_pipeline.engines import open_warehouse
+from mixpanel_pipeline.source.errors import ConfigurationError
+from mixpanel_pipeline.sync import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 

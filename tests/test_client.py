@@ -10,13 +10,13 @@ from email.utils import format_datetime
 import pytest
 
 from local_mixpanel import Fault
-from mixpanel_export.budget import RequestBudget
-from mixpanel_export.client import MixpanelClient
-from mixpanel_export.configuration import load_configuration
-from mixpanel_export.errors import ExportError
-from mixpanel_export.plan import Request
-from mixpanel_export.window import Window
-from sync.pipeline import sync
+from mixpanel_pipeline.source.budget import RequestBudget
+from mixpanel_pipeline.source.client import MixpanelClient
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.plan import Request
+from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.pipeline import sync
 from tests.conftest import NOW
 
 LINE = b'{"event": "x", "properties": {"time": 1}}\n'

@@ -1,8 +1,8 @@
 import pytest
 from dlt.common.runtime import run_context
 
-from mixpanel_export.configuration import load_configuration
-from mixpanel_export.errors import ConfigurationError
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.errors import ConfigurationError
 
 ACCOUNT = {
     "project_id": "1",

@@ -6,9 +6,9 @@ from datetime import date, timedelta
 
 import pytest
 
-from mixpanel_export import plan
-from mixpanel_export.client import MixpanelClient
-from mixpanel_export.errors import ExportError
+from mixpanel_pipeline.source import plan
+from mixpanel_pipeline.source.client import MixpanelClient
+from mixpanel_pipeline.source.errors import ExportError
 from tests.conftest import NOW
 from tests.warehouses import rows
 

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mixpanel_export.answer import Answer
-from mixpanel_export.errors import BrokenAnswer
-from mixpanel_export.events import EventDecoder
+from mixpanel_pipeline.events.decoding import EventDecoder
+from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.errors import BrokenAnswer
 
 NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp())
 

@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
-from sync.project import DBT_PROJECT
-from sync.transform import transform
+from mixpanel_pipeline.project import DBT_PROJECT
+from mixpanel_pipeline.sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows
 

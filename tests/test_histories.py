@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
-from mixpanel_export import plan
-from mixpanel_export.configuration import load_configuration
-from mixpanel_export.window import Window
-from sync.pipeline import audit_only, sync
-from sync.summary import Summary
-from sync.transform import transform
-from sync.warehouse import Warehouse
+from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.source import plan
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.pipeline import audit_only, sync
+from mixpanel_pipeline.sync.summary import Summary
+from mixpanel_pipeline.sync.transform import transform
 from tests import recount
 from tests.children import EXIT_CODES, start_sync, wait_until_quiet
 from tests.conftest import NOW

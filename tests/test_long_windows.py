@@ -7,16 +7,16 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, RateLimit
-from mixpanel_export import downloads as download
-from mixpanel_export import plan
-from mixpanel_export.client import MixpanelClient
-from mixpanel_export.configuration import load_configuration
-from mixpanel_export.delivered import decoded
-from mixpanel_export.downloads import downloads
-from mixpanel_export.errors import ExportError
-from mixpanel_export.events import EventDecoder
-from mixpanel_export.plan import Stage
-from mixpanel_export.window import Window
+from mixpanel_pipeline.events.decoding import EventDecoder
+from mixpanel_pipeline.source import downloads as download
+from mixpanel_pipeline.source import plan
+from mixpanel_pipeline.source.client import MixpanelClient
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.delivered import decoded
+from mixpanel_pipeline.source.downloads import downloads
+from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.plan import Stage
+from mixpanel_pipeline.source.window import Window
 from tests.conftest import NOW
 from tests.warehouses import rows
 

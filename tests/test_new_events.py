@@ -4,10 +4,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixpanel_export import answer
-from mixpanel_export.events import EVENTS
-from sync.new_events import NewEvents
-from sync.positions import row_groups, rows_without
+from mixpanel_pipeline.engines.positions import row_groups, rows_without
+from mixpanel_pipeline.events.decoding import EVENTS
+from mixpanel_pipeline.source import answer
+from mixpanel_pipeline.sync.new_events import NewEvents
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

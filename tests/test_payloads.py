@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sync import destinations
+from mixpanel_pipeline.engines import duckdb as duckdb_engine
 from tests.conftest import NOW
 from tests.warehouses import rows
 
@@ -45,7 +45,7 @@ IDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("row_group_rows", [1, destinations._ROW_GROUP_ROWS])
+@pytest.mark.parametrize("row_group_rows", [1, duckdb_engine._ROW_GROUP_ROWS])
 def test_days_of_large_events_are_loaded(
     mixpanel, warehouse, run_sync, monkeypatch, row_group_rows
 ):
@@ -53,7 +53,7 @@ def test_days_of_large_events_are_loaded(
 
     Large loads have two threads, and this one is large by the smaller row groups.
     """
-    monkeypatch.setattr(destinations, "_ROW_GROUP_ROWS", row_group_rows)
+    monkeypatch.setattr(duckdb_engine, "_ROW_GROUP_ROWS", row_group_rows)
     text = "x" * 500_000
     mixpanel.add(
         {
@@ -169,7 +169,7 @@ def test_days_before_1970_are_the_only_ones_that_cannot_be_loaded(mixpanel, ware
             {"event": "$ae_session", "properties": {"time": TIME, "distinct_id": "a"}},
         ]
     )
-    from mixpanel_export.window import Window
+    from mixpanel_pipeline.source.window import Window
 
     first = (NOW - timedelta(seconds=TIME)).date()
     assert run_sync(backfill=Window(first, first)).events_new == 1

@@ -3,8 +3,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mixpanel_export.budget import RequestBudget
-from mixpanel_export.plan import (
+from mixpanel_pipeline.source.budget import RequestBudget
+from mixpanel_pipeline.source.plan import (
     REQUEST_BYTES,
     Arrival,
     Request,
@@ -12,7 +12,7 @@ from mixpanel_export.plan import (
     arrivals,
     days_at_once,
 )
-from mixpanel_export.window import Window, incremental_window
+from mixpanel_pipeline.source.window import Window, incremental_window
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 TODAY = NOON.date()

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
-from sync import progress as progress_module
-from sync.progress import LoggedProgress, Progress
+from mixpanel_pipeline.sync import progress as progress_module
+from mixpanel_pipeline.sync.progress import LoggedProgress, Progress
 from tests.conftest import NOW
 from tests.test_run import ROOT
 

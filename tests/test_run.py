@@ -201,7 +201,7 @@ def test_every_option_and_setting_is_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     options = set(re.findall(r"--[a-z-]+", run("--help").stdout))
     assert {option for option in options - {"--help"} if f"`{option}" not in readme} == set()
-    from mixpanel_export.configuration import MixpanelConfiguration
+    from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 
     settings = MixpanelConfiguration.__dataclass_fields__
     missing = {name for name in settings if not name.startswith("_") and f"`{name}`" not in readme}

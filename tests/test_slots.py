@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mixpanel_export.slots import Slots
+from mixpanel_pipeline.source.slots import Slots
 
 
 @pytest.fixture

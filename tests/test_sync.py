@@ -10,11 +10,11 @@ import pytest
 from dlt.common.versioned_state import compress_state, decompress_state
 
 from local_mixpanel import Fault
-from mixpanel_export.configuration import load_configuration
-from mixpanel_export.window import Window
-from sync.errors import SyncError
-from sync.pipeline import sync
-from sync.transform import transform
+from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.pipeline import sync
+from mixpanel_pipeline.sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from local_mixpanel import Fault
-from sync.pipeline import sync
-from sync.progress import Progress
-from sync.project import version
+from mixpanel_pipeline.project import version
+from mixpanel_pipeline.sync.pipeline import sync
+from mixpanel_pipeline.sync.progress import Progress
 from tests.children import start_sync, wait_until_quiet
 from tests.conftest import NOW
 from tests.warehouses import rows

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from local_mixpanel import LocalMixpanel
-from mixpanel_export.configuration import load_configuration
-from mixpanel_export.window import Window
-from sync.pipeline import audit_only
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.pipeline import audit_only
 from tests.conftest import NOW
 from tests.warehouses import rows
 

@@ -3,7 +3,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from mixpanel_export.window import (
+from mixpanel_pipeline.source.window import (
     Window,
     incremental_window,
     initial_window,

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Any
 
-from sync.warehouse import DuckDB, Postgres, Warehouse
+from mixpanel_pipeline.engines import DuckDB, Postgres, Warehouse
 from tests.recount import Row
 
 

@@ -1,0 +1,1 @@
+"""Mixpanel's events and exact counts per subscriber in your own database."""

@@ -1,0 +1,266 @@
+"""Sync Mixpanel events into a database and count them per subscriber.
+
+    python pipelines/run.py                     load what is new, then build the models
+    python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
+    python pipelines/run.py --full-refresh
+    python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
+    python pipelines/run.py demo                try it against a local Mixpanel
+
+Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the README lists them.
+
+exit codes:
+  0  done, or skipped because another sync is running; audit: equal, or healed
+  1  failed; it is always safe to run again; audit: the counts differ
+  2  wrong usage or configuration; audit: not possible
+"""
+
+import argparse
+import atexit
+import gc
+import logging
+import os
+import signal
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from mixpanel_pipeline.source import Mode
+    from mixpanel_pipeline.sync.audit import Audit
+    from mixpanel_pipeline.sync.progress import Progress
+    from mixpanel_pipeline.sync.summary import Summary
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _terminate)
+    # dlt looks for .dlt in the current folder otherwise; a schedule may start us anywhere.
+    os.environ.setdefault("DLT_PROJECT_DIR", str(Path(__file__).resolve().parents[3]))
+    # Importing dlt takes a second, which --help and a mistyped option do not owe.
+    from mixpanel_pipeline.source.errors import ConfigurationError
+
+    try:
+        if options.command == "demo":
+            from mixpanel_pipeline.project import ROOT
+
+            sys.path.insert(0, str(ROOT))
+            from local_mixpanel.demo import demo
+
+            return demo()
+        if options.command == "audit":
+            return _report_audit(_audit(options), as_json=options.json)
+        return _report(_sync(parser, options), as_json=options.json)
+    except ConfigurationError as error:
+        _report_failure(options, str(error))
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return _report_failure(options, "Interrupted. It is safe to run again.")
+
+
+def _report_failure(options: argparse.Namespace, message: str) -> int:
+    """Report a command that did not come to its own end."""
+    if options.command == "audit":
+        from mixpanel_pipeline.sync.audit import Audit
+
+        return _report_audit(Audit("impossible", error=message), as_json=options.json)
+    from mixpanel_pipeline.engines import configured_destination
+    from mixpanel_pipeline.sync.summary import Summary
+
+    summary = Summary(
+        status="failed",
+        mode=_mode(options),
+        destination=options.destination or configured_destination(),
+        error=message,
+    )
+    return _report(summary, as_json=options.json)
+
+
+def _mode(options: argparse.Namespace) -> "Mode":
+    if options.full_refresh:
+        return "full_refresh"
+    return "backfill" if options.from_date else "incremental"
+
+
+def _report(summary: "Summary", *, as_json: bool) -> int:
+    if summary.status == "failed":
+        print(f"error: {summary.error}", file=sys.stderr)
+    if as_json:
+        print(summary.as_json())
+    elif summary.from_date or summary.status != "failed":
+        from rich.console import Console
+
+        summary.print(Console())
+    return EXIT_FAILED if summary.status == "failed" else 0
+
+
+def _report_audit(audit: "Audit", *, as_json: bool) -> int:
+    if audit.error:
+        print(f"error: {audit.error}", file=sys.stderr)
+    if as_json:
+        print(audit.as_json())
+    else:
+        from rich.console import Console
+
+        audit.print(Console())
+    return EXIT_AUDIT[audit.status]
+
+
+def _audit(options: argparse.Namespace) -> "Audit":
+    from mixpanel_pipeline.engines import open_warehouse
+    from mixpanel_pipeline.source.configuration import load_configuration
+    from mixpanel_pipeline.sync.audit import DEFAULT_DAYS
+    from mixpanel_pipeline.sync.pipeline import audit_only
+
+    return audit_only(
+        open_warehouse(options.destination),
+        load_configuration(),
+        now=datetime.now(UTC),
+        days=options.days or DEFAULT_DAYS,
+        heal=options.heal,
+        skip_transform=options.skip_transform,
+        progress=_progress(as_json=options.json),
+    )
+
+
+def _progress(*, as_json: bool) -> "Progress":
+    from mixpanel_pipeline.sync.progress import LiveProgress, LoggedProgress
+
+    logging.getLogger("mixpanel_pipeline.sync.progress").setLevel(logging.INFO)
+    return LiveProgress() if sys.stderr.isatty() and not as_json else LoggedProgress()
+
+
+def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> "Summary":
+    from mixpanel_pipeline.engines import open_warehouse
+    from mixpanel_pipeline.source.configuration import load_configuration
+    from mixpanel_pipeline.source.window import Window, last_day
+    from mixpanel_pipeline.sync.pipeline import sync
+
+    now = datetime.now(UTC)
+    warehouse = open_warehouse(options.destination)
+    settings = None if options.skip_load else load_configuration()
+    backfill = None
+    if settings is not None and options.from_date:
+        backfill = Window(options.from_date, options.to_date)
+        today = last_day(now, settings.zone, "today")
+        if backfill.to_date > today:
+            parser.error(f"--to-date {backfill.to_date} is in the future (today is {today})")
+    return sync(
+        warehouse,
+        settings,
+        now=now,
+        backfill=backfill,
+        full_refresh=options.full_refresh,
+        skip_transform=options.skip_transform,
+        progress=_progress(as_json=options.json),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    usage, _, description = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python pipelines/run.py",
+        description=usage,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=["audit", "demo"],
+        help="audit: compare what is loaded with Mixpanel's own counts; "
+        "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
+    )
+    parser.add_argument(
+        "--days",
+        type=_number_of_days,
+        metavar="N",
+        help="audit: the last N days, today included (default 7)",
+    )
+    parser.add_argument(
+        "--heal", action="store_true", help="audit: load the days again of which events are missing"
+    )
+    parser.add_argument(
+        "--from-date",
+        type=_day,
+        metavar="D",
+        help="load the days from D (YYYY-MM-DD) to --to-date, both included, whatever is loaded "
+        "already; the watermark stays where it is",
+    )
+    parser.add_argument("--to-date", type=_day, metavar="D", help="the last day of the backfill")
+    parser.add_argument(
+        "--full-refresh",
+        action="store_true",
+        help="load the whole initial window again, whatever the watermark, and rebuild the models",
+    )
+    parser.add_argument(
+        "--destination",
+        choices=["duckdb", "postgres"],
+        help="where to load, instead of the configured destination_type (default duckdb)",
+    )
+    parser.add_argument("--skip-transform", action="store_true", help="only load")
+    parser.add_argument("--skip-load", action="store_true", help="only build the models")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the summary as a JSON object, the last line of stdout; all else is on stderr",
+    )
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if bool(options.from_date) != bool(options.to_date):
+        parser.error("--from-date and --to-date go together")
+    if options.from_date and options.from_date > options.to_date:
+        parser.error(f"--from-date {options.from_date} is after --to-date {options.to_date}")
+    if options.from_date and options.full_refresh:
+        parser.error("--full-refresh loads the initial window: give it or days, not both")
+    if options.skip_load and options.skip_transform:
+        parser.error("--skip-load and --skip-transform together leave nothing to do")
+    if options.command != "audit" and (options.days or options.heal):
+        parser.error("--days and --heal belong to audit")
+    if options.command == "audit" and (
+        options.from_date or options.full_refresh or options.skip_load
+    ):
+        parser.error("audit takes --days, --heal, --skip-transform, --destination and --json")
+    if options.skip_load and options.from_date:
+        parser.error("--from-date says what to load, --skip-load not to")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day like 2026-01-31") from None
+
+
+def _number_of_days(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
+    return int(text)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def run() -> NoReturn:
+    """The command as a process of its own."""
+    # Nearly all that is made is kept to the end, as dbt's manifest is: it is searched for garbage
+    # less often than Python would.
+    gc.set_threshold(20_000)
+    code = main()
+    # Python would take its modules apart one by one, a third of a second long, and do so under
+    # downloads that still wait for a silent server.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

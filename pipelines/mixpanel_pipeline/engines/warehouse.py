@@ -1,0 +1,118 @@
+"""What a database can do for a sync; each engine says how."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from mixpanel_pipeline.engines.destination import EventsDestination
+
+DestinationName = Literal["duckdb", "postgres"]
+
+# Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
+KEYS_MEMORY = "100MB"
+
+
+class Warehouse(ABC):
+    """A database that holds the raw dataset and the models."""
+
+    name: DestinationName
+    holds_nul: bool
+    """Whether text and JSON can hold NUL characters."""
+    placeholder: str
+    """What stands for a parameter in the driver's SQL."""
+    secrets: list[str]
+    """What may never be printed."""
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the database is, without secrets; the same for every way to write it."""
+
+    @property
+    @abstractmethod
+    def destination(self) -> EventsDestination:
+        """What dlt loads into."""
+
+    @property
+    @abstractmethod
+    def environment(self) -> dict[str, str]:
+        """The variables from which dbt's profile reads the same connection."""
+
+    @abstractmethod
+    def connect(self) -> Any:
+        """A DB-API connection, to be closed by the caller."""
+
+    @abstractmethod
+    def kept_open(self) -> AbstractContextManager[object]:
+        """Spares the database to be opened anew for every statement."""
+
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[None]:
+        """Holds the raw dataset against other syncs; a holder that dies lets go of it.
+
+        Raises:
+            AnotherSyncIsRunning: Somebody else holds it.
+        """
+
+    @abstractmethod
+    def tune(self) -> None:
+        """Create the indexes that the merge and the models need, where there are none yet."""
+
+    @abstractmethod
+    def is_missing(self, column: str, name: str) -> str:
+        """The SQL condition that a JSON column has no such property."""
+
+    @abstractmethod
+    def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:
+        """The first column of what `query` returns.
+
+        Args:
+            delivered: Parquet files of events.
+            query: SQL that finds the files' rows in the table `delivered`, with the columns
+                `position` (from 0 on, through all files) and `event_key`.
+        """
+
+    @property
+    def fingerprint(self) -> str:
+        """A name for the database that can be a file's name."""
+        return hashlib.sha256(self.location.encode()).hexdigest()[:16]
+
+    def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What `query` returns; each %s in it stands for a parameter."""
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(query.replace("%s", self.placeholder), parameters)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+            return found
+
+    def value(self, query: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of the first row that `query` returns."""
+        return self.rows(query, parameters)[0][0]
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        """Run one statement in a transaction of its own; each %s in it stands for a parameter."""
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(statement.replace("%s", self.placeholder), parameters)
+            connection.commit()
+
+    def columns(self, schema: str, table: str) -> set[str]:
+        """The names of the table's columns; none when there is no such table."""
+        found = self.rows(
+            "select column_name from information_schema.columns "
+            "where table_schema = %s and table_name = %s",
+            [schema, table],
+        )
+        return {name for (name,) in found}
+
+    def has_table(self, schema: str, table: str) -> bool:
+        return bool(self.columns(schema, table))
+
+
+def utc_now() -> str:
+    """The current instant, for people."""
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,1 @@
+"""What an event is: its schema, its identity and how it is decoded. Pure."""

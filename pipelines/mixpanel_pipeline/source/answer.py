@@ -1,0 +1,102 @@
+"""An answer of the Export API on disk, and the proof that it is whole.
+
+Mixpanel answers 200 before it has read the events, so a failure on its side shows only as an
+answer that ends too early. What we accept as evidence that one does not:
+
+1. The transport came to its own end: the gzip trailer's checksum and length, the final chunk,
+   or as many bytes as Content-Length said. An answer with none of the three is not accepted.
+2. The last line is an event-shaped object (`event` and `properties`). A stream that is cut ends
+   inside a line, or with Mixpanel's `terminated early`, or with an error object.
+
+Whatever stands before such an end was sent on purpose, so a line there that is no event is the
+data's fault, not the connection's: it can be rejected alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from isal import igzip, isal_zlib
+
+from mixpanel_pipeline.events.characters import replace_lone_surrogates
+from mixpanel_pipeline.source.errors import BrokenAnswer
+
+# Large enough that per-block costs vanish, small enough that a table made of it stays small.
+BLOCK_BYTES = 4 * 2**20
+# Mixpanel limits an event to 1 MB; a line far beyond that is a stream without line ends.
+MAX_LINE_BYTES = 64 * 2**20
+_EARLY_END = b"terminated early"
+
+
+class _EventShaped(msgspec.Struct):
+    event: msgspec.Raw
+    properties: msgspec.Raw
+
+
+_event_shaped = msgspec.json.Decoder(_EventShaped)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The body of one export, still as compressed as it came."""
+
+    path: Path
+    is_gzip: bool
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the body in blocks of whole lines, each about `BLOCK_BYTES` or one long line.
+
+        A line ends at `\\n` and nowhere else. Whoever comes to the end has a whole answer.
+
+        Raises:
+            BrokenAnswer: It is not whole, by the rules above; what was yielded must not be loaded.
+        """
+        last_line = b""
+        for block in self._blocks():
+            last_line = _last_line(block) or last_line
+            yield block
+        if last_line:
+            _prove_last(last_line)
+
+    def _blocks(self) -> Iterator[bytes]:
+        unfinished = b""
+        try:
+            with igzip.open(self.path) if self.is_gzip else self.path.open("rb") as body:
+                while chunk := body.read(BLOCK_BYTES):
+                    end = chunk.rfind(b"\n") + 1
+                    if end:
+                        yield b"".join((unfinished, memoryview(chunk)[:end]))
+                        unfinished = chunk[end:]
+                    else:
+                        unfinished += chunk
+                        if len(unfinished) > MAX_LINE_BYTES:
+                            raise BrokenAnswer(f"a line is longer than {MAX_LINE_BYTES} bytes")
+        except (EOFError, igzip.BadGzipFile, isal_zlib.error) as error:
+            raise BrokenAnswer(f"the compressed answer is damaged or cut ({error})") from error
+        if unfinished:
+            yield unfinished
+
+
+def refuse_early_end(line: bytes) -> None:
+    """Raise `BrokenAnswer` for Mixpanel's word that it gave up: no event ends like that."""
+    if line.rstrip().endswith(_EARLY_END):
+        raise BrokenAnswer(f"Mixpanel ended it with '{line[-80:].decode(errors='replace')}'")
+
+
+def _last_line(block: bytes) -> bytes:
+    """The last line that is not blank, empty if all are."""
+    line = block[block.rfind(b"\n", 0, -1) + 1 :].strip()
+    return line or block.rstrip().rpartition(b"\n")[2]
+
+
+def _prove_last(line: bytes) -> None:
+    refuse_early_end(line)
+    try:
+        _event_shaped.decode(replace_lone_surrogates(line)[0])
+    except RecursionError:
+        # Nested too deeply to be read: all that can be seen is that it is closed.
+        if not line.endswith(b"}"):
+            raise BrokenAnswer("the answer's last line is cut") from None
+    except msgspec.DecodeError as error:
+        raise BrokenAnswer("the answer's last line is not a whole event") from error

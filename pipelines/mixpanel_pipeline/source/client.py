@@ -1,0 +1,341 @@
+"""Requests to Mixpanel's APIs, repeated until an answer is whole.
+
+Facts of the APIs: https://docs.mixpanel.com/reference/raw-event-export and
+https://docs.mixpanel.com/reference/list-recent-events
+"""
+
+import email.utils
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import requests
+import urllib3
+
+from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.budget import RequestBudget
+from mixpanel_pipeline.source.configuration import MixpanelConfiguration
+from mixpanel_pipeline.source.errors import BrokenAnswer, ExportError, NotInPlan
+from mixpanel_pipeline.source.plan import Request
+from mixpanel_pipeline.source.slots import Slot
+from mixpanel_pipeline.source.window import Window
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_SECONDS = 30
+# A pause longer than a minute brings nothing against errors that are not rate limits.
+LONGEST_PAUSE_SECONDS = 60.0
+# Mixpanel's budget is by the hour: asking more often than this would itself use it up.
+LONGEST_RATE_LIMIT_PAUSE_SECONDS = 600.0
+_CHUNK_BYTES = 2**20
+_RATE_LIMITED = 429
+_RATE_LIMIT = "Mixpanel's rate limit (60 queries an hour for all tools together) is reached"
+
+_ADVICE = {
+    400: "Check the days, the time zone and the region.",
+    401: "Check the service account's user name and secret (or the project secret).",
+    402: "The project's plan does not include this API.",
+    403: "Give the service account access to the project, and check project_id and region.",
+    404: "Check region and base_url.",
+}
+
+_T = TypeVar("_T")
+# Counts by event name and day.
+EventCounts = dict[str, dict[str, int]]
+
+
+class _Transient(Exception):
+    """An answer worth asking for again, after `retry_after` seconds if the server said so."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class _RateLimited(_Transient):
+    pass
+
+
+@dataclass
+class MixpanelClient:
+    """Fetches whole answers; several threads may at once.
+
+    Args:
+        settings: The checked configuration.
+        budget: When requests may be sent.
+        sleep: Waits so many seconds; for as long as nobody calls `stop` by default.
+    """
+
+    settings: MixpanelConfiguration
+    budget: RequestBudget = field(default_factory=RequestBudget)
+    sleep: Callable[[float], object] | None = None
+
+    requests_sent: int = 0
+    bytes_received: int = 0
+    """As they came: compressed."""
+    waiting_until: datetime | None = None
+    """Until when a request waited, or waits."""
+
+    def __post_init__(self) -> None:
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._sleep = self.sleep or self._stopped.wait
+
+    def stop(self) -> None:
+        """Let threads that wait, or receive an answer, end soon with an `ExportError`."""
+        self._stopped.set()
+
+    def fetch(
+        self,
+        request: Request,
+        events: Sequence[str] | None,
+        path: Path,
+        read: Callable[[Answer], _T],
+        slot: Slot | None = None,
+    ) -> _T:
+        """Download what `request` asks for, of events named `events` or all, and read it.
+
+        A broken answer, a 5xx and a lost connection are asked for again, `attempts` times with
+        growing pauses; a 429 is waited out. A server that says when to come back is believed, up
+        to `max_wait_minutes` in all.
+
+        Args:
+            request: What to ask for.
+            events: The names to ask for; None for all.
+            path: Where the answer is kept while it is read.
+            read: Reads an answer to its end; it raises `BrokenAnswer` if that is not whole.
+            slot: Held while the answer is asked for and comes, not while it is read.
+
+        Returns:
+            What `read` made of the answer that is whole.
+
+        Raises:
+            ExportError: Mixpanel refused, or no whole answer came.
+        """
+        window = request.window
+        parameters = {"from_date": str(window.from_date), "to_date": str(window.to_date)}
+        if events is not None:
+            parameters["event"] = json.dumps(events)
+        if request.where is not None:
+            parameters["where"] = request.where
+
+        def attempt() -> _T:
+            answer = self._download(parameters, path)
+            if slot is not None:
+                slot.free()
+            try:
+                return read(answer)
+            except OSError as error:
+                raise _not_kept(path, error) from error
+            finally:
+                path.unlink(missing_ok=True)
+
+        return self._repeated(str(request), attempt, slot)
+
+    def count_events(self, names: Sequence[str], window: Window) -> EventCounts:
+        """How many events Mixpanel itself counts, by name and day of the project (YYYY-MM-DD).
+
+        Raises:
+            NotInPlan: The project's plan lacks the Query API.
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        parameters = {
+            "event": json.dumps(names),
+            "type": "general",
+            "unit": "day",
+            "from_date": str(window.from_date),
+            "to_date": str(window.to_date),
+        }
+        answer = self._query("events", parameters)
+        try:
+            counts: EventCounts = answer["data"]["values"]
+            return {
+                name: {day: int(number) for day, number in days.items()}
+                for name, days in counts.items()
+            }
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ExportError("Mixpanel's counts have a form that is not known.") from error
+
+    def event_names(self) -> list[str]:
+        """The names of the project's most common events.
+
+        Raises:
+            NotInPlan: The project's plan lacks the Query API.
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        names = self._query("events/names", {"type": "general", "limit": "5000"})
+        if not isinstance(names, list):
+            raise ExportError("Mixpanel's list of event names has a form that is not known.")
+        return [str(name) for name in names]
+
+    def _query(self, path: str, parameters: dict[str, str]) -> Any:
+        def read() -> Any:
+            with self._get(f"{self.settings.query_host}/api/query/{path}", parameters) as response:
+                try:
+                    return response.json()
+                except requests.JSONDecodeError as error:
+                    raise BrokenAnswer("the answer is no JSON") from error
+
+        return self._repeated(f"the query of {path}", read)
+
+    def _repeated(self, what: str, ask: Callable[[], _T], slot: Slot | None = None) -> _T:
+        failures, limited, waited = 0, 0, 0.0
+        reason = "Our share of Mixpanel's rate limit (requests_per_hour) is used up"
+        while True:
+            if slot is not None:
+                slot.take()
+                self._check_stopped()
+            waited = self._take_turn(waited, reason)
+            try:
+                return ask()
+            except _RateLimited as error:
+                reason, told = str(error), error.retry_after
+                pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
+                limited += 1
+                self.budget.block(told or pause)
+                continue
+            except (BrokenAnswer, _Transient) as error:
+                failures += 1
+                if failures >= self.settings.attempts:
+                    raise ExportError(
+                        f"No whole answer for {what} in {failures} attempts; the last one: "
+                        f"{error}. Nothing of it was loaded: run again later."
+                    ) from error
+                reason = str(error)
+                told = error.retry_after if isinstance(error, _Transient) else None
+                pause = self._pause(failures - 1, LONGEST_PAUSE_SECONDS)
+            # To come back at once, or at a time that our clock has passed, would only be hammering.
+            waited = self._wait(told or pause, waited, reason)
+
+    def _take_turn(self, waited: float, reason: str) -> float:
+        """Wait until the budget has room for a request; the seconds waited, with those before."""
+        while pause := self.budget.take():
+            waited = self._wait(pause, waited, reason)
+        with self._lock:
+            self.requests_sent += 1
+        return waited
+
+    def _wait(self, pause: float, waited: float, reason: str) -> float:
+        # Keeping to three requests a second is no waiting that anybody has to be told of.
+        if pause <= 1:
+            self._sleep(pause)
+            self._check_stopped()
+            return waited
+        if waited + pause > self.settings.max_wait_minutes * 60:
+            raise ExportError(
+                f"{reason}, and that did not change within "
+                f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). What was loaded "
+                "before stays: run again later."
+            )
+        until = datetime.now(UTC) + timedelta(seconds=pause)
+        said = self.settings.without_secrets(reason)
+        logger.warning("%s: waiting %.0f s, until %s UTC", said, pause, f"{until:%H:%M:%S}")
+        self.waiting_until = max(until, self.waiting_until or until)
+        self._sleep(pause)
+        self._check_stopped()
+        return waited + pause
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise ExportError("The sync ended before this answer was there.")
+
+    def _pause(self, repetitions: int, longest: float) -> float:
+        return min(self.settings.retry_pause_seconds * 2.0**repetitions, longest)
+
+    def _download(self, parameters: Mapping[str, str], path: Path) -> Answer:
+        with self._get(f"{self.settings.host}/api/2.0/export", parameters) as response:
+            encoding = response.headers.get("Content-Encoding", "identity").lower()
+            if encoding not in ("gzip", "identity"):
+                raise BrokenAnswer(f"the answer came encoded as {encoding}")
+            # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
+            self._keep(response.raw.stream(_CHUNK_BYTES, decode_content=False), path)
+            has_trailer = encoding == "gzip" and path.stat().st_size > 0
+            if not has_trailer and not _announces_its_end(response):
+                raise BrokenAnswer("the answer has no length and no end that could be checked")
+        return Answer(path, is_gzip=encoding == "gzip")
+
+    def _keep(self, chunks: Iterator[bytes], path: Path) -> None:
+        with path.open("wb") as body:
+            for chunk in chunks:
+                self._check_stopped()
+                with self._lock:
+                    self.bytes_received += len(chunk)
+                try:
+                    body.write(chunk)
+                    body.flush()
+                except OSError as error:
+                    raise _not_kept(path, error) from error
+
+    @contextmanager
+    def _get(self, url: str, parameters: Mapping[str, str]):  # type: ignore[no-untyped-def]
+        """The response to a GET, of status 200; its body still to be read."""
+        if self.settings.project_id:
+            parameters = {**parameters, "project_id": self.settings.project_id}
+        try:
+            with requests.get(
+                url,
+                params=parameters,
+                auth=self.settings.auth,
+                headers={"Accept-Encoding": "gzip"},
+                stream=True,
+                timeout=(CONNECT_TIMEOUT_SECONDS, self.settings.read_timeout_seconds),
+            ) as response:
+                if response.status_code != requests.codes.ok:
+                    _refuse(response)
+                yield response
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _Transient(f"the connection failed ({_root(error)})") from error
+
+
+def _not_kept(path: Path, error: OSError) -> ExportError:
+    return ExportError(
+        f"The answer could not be kept in {path.parent}: {error.strerror}. "
+        "Make room and run again; what was loaded before stays."
+    )
+
+
+def _announces_its_end(response: requests.Response) -> bool:
+    headers = response.headers
+    return "Content-Length" in headers or headers.get("Transfer-Encoding", "").lower() == "chunked"
+
+
+def _refuse(response: requests.Response) -> NoReturn:
+    status = response.status_code
+    retry_after = _retry_after(response.headers.get("Retry-After"))
+    if status == _RATE_LIMITED:
+        raise _RateLimited(_RATE_LIMIT, retry_after)
+    # Reading the body may fail like any other; then it is as transient.
+    body = response.raw.read(2_000, decode_content=True).decode("utf-8", "replace")
+    said = f"Mixpanel answered {status}: {' '.join(body.split())[:300]}"
+    if status >= 500:
+        raise _Transient(said, retry_after)
+    refusal = f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}"
+    raise NotInPlan(refusal) if status == requests.codes.payment_required else ExportError(refusal)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds to wait as the header says, in seconds or as an HTTP date; None when it does not."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause: the outer ones repeat the URL and the names of their classes."""
+    while isinstance(inner := (error.__cause__ or error.__context__), Exception):
+        error = inner
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,102 @@
+"""What answers delivered, decoded into Parquet files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mixpanel_pipeline.events.decoding import EVENTS, REJECTED_LINES, EventDecoder
+from mixpanel_pipeline.source.ahead import ahead
+from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.window import later
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A whole answer, or several.
+
+    Attributes:
+        events: Parquet files with the schema `EVENTS`, one of each answer.
+        rejected_lines: Parquet files with the schema `REJECTED_LINES`, one of each answer.
+        event_count: How many events there are, copies included.
+        rejected_count: How many lines are no events.
+        newest_occurred: The newest `occurred_at`; None without events.
+        newest_processed: The newest `processed_at`; None when none has one.
+        answer_bytes: The size of the answers as they came, compressed.
+    """
+
+    events: tuple[Path, ...]
+    rejected_lines: tuple[Path, ...]
+    event_count: int
+    rejected_count: int
+    newest_occurred: datetime | None
+    newest_processed: datetime | None
+    answer_bytes: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing happened in their days."""
+        return not (self.event_count or self.rejected_count)
+
+    def remove(self) -> None:
+        """Give back the disk space."""
+        for file in self.events + self.rejected_lines:
+            file.unlink()
+
+
+def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
+    """Decode an answer into files beside it, in memory that does not grow with it.
+
+    Raises:
+        BrokenAnswer: The answer is not whole.
+        OSError: The files cannot be written.
+    """
+    event_count = rejected_count = 0
+    occurred: datetime | None = None
+    processed: datetime | None = None
+    events = answer.path.with_suffix(".events")
+    rejected_lines = answer.path.with_suffix(".rejected")
+    with (
+        pq.ParquetWriter(
+            events,
+            EVENTS,
+            compression="lz4",
+            use_dictionary=["event", "distinct_id"],
+            write_statistics=["occurred_at"],
+        ) as events_writer,
+        pq.ParquetWriter(rejected_lines, REJECTED_LINES) as rejected_writer,
+    ):
+        for batch in ahead(decoder.decode(answer)):
+            if batch.events.num_rows:
+                event_count += batch.events.num_rows
+                occurred = later(occurred, pc.max(batch.events["occurred_at"]).as_py())
+                processed = later(processed, pc.max(batch.events["processed_at"]).as_py())
+                events_writer.write_table(batch.events)
+            if batch.rejected_lines.num_rows:
+                rejected_count += batch.rejected_lines.num_rows
+                rejected_writer.write_table(batch.rejected_lines)
+    return Delivered(
+        (events,),
+        (rejected_lines,),
+        event_count,
+        rejected_count,
+        occurred,
+        processed,
+        answer.path.stat().st_size,
+    )
+
+
+def joined(answers: Sequence[Delivered]) -> Delivered:
+    """What several answers delivered, as if it had been one."""
+    return Delivered(
+        tuple(file for answer in answers for file in answer.events),
+        tuple(file for answer in answers for file in answer.rejected_lines),
+        sum(answer.event_count for answer in answers),
+        sum(answer.rejected_count for answer in answers),
+        later(*(answer.newest_occurred for answer in answers)),
+        later(*(answer.newest_processed for answer in answers)),
+        sum(answer.answer_bytes for answer in answers),
+    )

@@ -1,0 +1,149 @@
+"""What is asked of Mixpanel: days in a row, cut into requests. Pure functions."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from mixpanel_pipeline.source.window import Window
+
+Cursor = Literal["occurred_at", "processed_at"]
+
+# Compressed. Some hundred thousand events: seconds to load, and little to repeat when it fails.
+REQUEST_BYTES = 32 * 2**20
+# A load has costs of its own, and DuckDB rewrites what fills less than three of its row groups.
+COMMIT_BYTES = 3 * REQUEST_BYTES
+# How much more to dare with each request while the days so far were nearly empty.
+_GROWTH = 8
+# What Mixpanel is processing this very moment may become visible out of order.
+_ARRIVAL_DELAY = timedelta(minutes=1)
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """When Mixpanel processed the events that are asked for: from `since`, before `until`."""
+
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Request:
+    """One export: the events of whole days, or those of them that arrived in some time."""
+
+    window: Window
+    arrival: Arrival | None = None
+
+    @property
+    def where(self) -> str | None:
+        """The filter in Mixpanel's segmentation expressions.
+
+        An event that does not say when it was processed matches always: it is known by its key.
+        https://docs.mixpanel.com/reference/segmentation-expressions
+        """
+        if self.arrival is None:
+            return None
+        processed = 'properties["mp_processing_time_ms"]'
+        since, until = _milliseconds(self.arrival.since), _milliseconds(self.arrival.until)
+        return (
+            f"(number({processed}) >= {since} and number({processed}) < {until}) "
+            f"or not defined({processed})"
+        )
+
+    def __str__(self) -> str:
+        if self.arrival is None:
+            return str(self.window)
+        return f"{self.window}, arrived {self.arrival.since:%Y-%m-%d %H:%M:%S} UTC or later"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Days in a row that are exported oldest first.
+
+    Args:
+        days: The days; those of arrival are days in UTC.
+        cursor: The watermark that the stage moves; None for a backfill.
+        restarts: The watermark is set anew, also to before where it was.
+        until: The watermark never gets later than this.
+        arrival: The time of arrival that is asked for, instead of all events of the days.
+        arrival_days: How many days before its arrival an event may have occurred.
+        last_event_day: The last day to ask for events of.
+        timezone: The project's, in which days of events are cut.
+    """
+
+    days: Window
+    cursor: Cursor | None
+    until: datetime
+    restarts: bool = False
+    arrival: Arrival | None = None
+    arrival_days: int = 0
+    last_event_day: date | None = None
+    timezone: ZoneInfo | None = None
+
+    def request(self, first: date, last: date) -> Request:
+        """The request for some of the days."""
+        if self.arrival is None:
+            return Request(Window(first, last))
+        since = max(self.arrival.since, datetime.combine(first, time(), UTC))
+        until = min(self.arrival.until, datetime.combine(last + _DAY, time(), UTC))
+        last_event_day = self.last_event_day or last
+        # East of UTC, and by clocks that are fast, an event may be dated a day after its arrival.
+        to_date = min(last + _DAY, last_event_day)
+        since_day = since.astimezone(self.timezone).date() - timedelta(days=self.arrival_days)
+        return Request(Window(min(since_day, to_date), to_date), Arrival(since, until))
+
+    @property
+    def window(self) -> Window:
+        """The days of events that the whole stage asks for."""
+        return self.request(self.days.from_date, self.days.to_date).window
+
+
+def days_at_once(bytes_per_day: float | None, days_answered: int) -> tuple[int, bool]:
+    """How many days to ask for in one request, and whether that fills it.
+
+    Args:
+        bytes_per_day: What a day of the last answer measured; None before the first.
+        days_answered: How many days that answer was for.
+
+    Returns:
+        The days, and whether they are as many as fit. Otherwise the next answer has to be seen
+        before anything more is asked for: a project that grew may have been nearly empty so far.
+    """
+    if bytes_per_day is None:
+        return 1, False
+    fitting = max(int(REQUEST_BYTES // max(bytes_per_day, 1.0)), 1)
+    dared = days_answered * _GROWTH
+    return min(fitting, dared), fitting <= dared
+
+
+def arrivals(
+    watermark: datetime,
+    now: datetime,
+    *,
+    lookback: timedelta,
+    arrival_days: int,
+    timezone: ZoneInfo,
+    last_event_day: date,
+) -> Stage:
+    """The events that arrived since `watermark` less the lookback, until a little before `now`.
+
+    Nothing is asked for beyond `last_event_day`, so nothing that arrived after it counts as read.
+    """
+    end_of_days = datetime.combine(last_event_day + _DAY, time(), timezone).astimezone(UTC)
+    until = min(now - _ARRIVAL_DELAY, end_of_days)
+    # A watermark beyond that is of a clock that was fast, or of days that are not over yet.
+    since = min(watermark, until) - max(lookback, _ARRIVAL_DELAY)
+    return Stage(
+        Window(since.date(), (until - timedelta(microseconds=1)).date()),
+        "processed_at",
+        until,
+        arrival=Arrival(since, until),
+        arrival_days=arrival_days,
+        last_event_day=last_event_day,
+        timezone=timezone,
+    )
+
+
+def _milliseconds(instant: datetime) -> int:
+    return round(instant.timestamp() * 1000)

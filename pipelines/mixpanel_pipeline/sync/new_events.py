@@ -1,0 +1,122 @@
+"""Which of the delivered events are new: an event counts once, however often it is delivered.
+
+Only keys are compared, so an event's payload is written to the database once, and only if the
+event is new. What a load wrote that did not complete is removed before the next one.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from mixpanel_pipeline.engines.positions import row_groups, view_delivered
+from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse
+from mixpanel_pipeline.events.decoding import EVENTS
+from mixpanel_pipeline.project import RAW_DATASET
+
+_BEGUN = f"{RAW_DATASET}.loads_begun"
+_COMPLETED = f"select load_id from {RAW_DATASET}._dlt_loads where status = 0"
+
+# Of several copies in one answer the last one processed stays. Of those in several answers, as if
+# each were committed alone, one of the first.
+_COPIES = """
+    select position
+    from (
+        select
+            position,
+            row_number() over (
+                partition by event_key order by file, copy_order desc, position desc
+            ) as place
+        from delivered
+        where event_key in (
+            select event_key from delivered group by event_key having count(*) > 1
+        )
+    ) as copies
+    where place > 1
+"""
+# A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
+# the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
+_LOADED = f"""
+    select position
+    from delivered
+    where exists (
+        select 1
+        from {RAW_DATASET}.events as events
+        where
+            events.event_key = delivered.event_key
+            and events.occurred_at
+                >= timestamp with time zone '{{earliest}}' - interval '2 days'
+            and events.occurred_at
+                <= timestamp with time zone '{{latest}}' + interval '2 days'
+    )
+"""
+
+
+class NewEvents:
+    """The events that a warehouse lacks; the caller holds the warehouse's lock.
+
+    Args:
+        warehouse: What is loaded into.
+    """
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    def remove_unfinished(self) -> None:
+        """Remove what loads that did not complete left among the events."""
+        warehouse = self._warehouse
+        has_events = warehouse.has_table(RAW_DATASET, "events")
+        if not warehouse.has_table(RAW_DATASET, "loads_begun"):
+            # Earlier versions did not record what they began.
+            if has_events:
+                warehouse.execute(
+                    f"delete from {RAW_DATASET}.events where _dlt_load_id not in ({_COMPLETED})"
+                )
+            warehouse.execute(f"create table {_BEGUN} (load_id text primary key)")
+            return
+        begun = warehouse.rows(f"select load_id from {_BEGUN}")
+        if not begun:
+            return
+        if has_events:
+            for (load_id,) in warehouse.rows(
+                f"select load_id from {_BEGUN} where load_id not in ({_COMPLETED})"
+            ):
+                warehouse.execute(
+                    f"delete from {RAW_DATASET}.events where _dlt_load_id = %s", [load_id]
+                )
+        warehouse.execute(f"delete from {_BEGUN}")
+
+    def begin(self, load_id: str) -> None:
+        """Record that a load writes events from now on: they count once it is completed."""
+        self._warehouse.execute(f"insert into {_BEGUN} values (%s)", [load_id])
+
+    def not_new(self, delivered: Sequence[Path]) -> pa.Array:
+        """The positions of the events that are copies or loaded already, in ascending order.
+
+        Args:
+            delivered: Parquet files with the schema `EVENTS`; positions go on from one to the next.
+        """
+        groups = row_groups(delivered)
+        if not groups:
+            return pa.array([], pa.int64())
+        copies = _copies(delivered)
+        if not self._warehouse.has_table(RAW_DATASET, "events"):
+            return copies.sort()
+        column = EVENTS.get_field_index("occurred_at")
+        times = [group.metadata.column(column).statistics for group in groups]
+        earliest, latest = min(time.min for time in times), max(time.max for time in times)
+        query = _LOADED.format(earliest=earliest.isoformat(), latest=latest.isoformat())
+        loaded = self._warehouse.query_delivered(delivered, query)
+        return pa.concat_arrays([copies, loaded]).unique().sort()
+
+
+def _copies(delivered: Sequence[Path]) -> pa.Array:
+    # Beyond the limit DuckDB spills to disk.
+    spill = str(delivered[0].parent)
+    limits: dict[str, Any] = {"memory_limit": KEYS_MEMORY, "temp_directory": spill}
+    with closing(duckdb.connect(config=limits)) as connection:
+        view_delivered(connection, delivered)
+        return connection.sql(_COPIES).to_arrow_table().column(0).combine_chunks()

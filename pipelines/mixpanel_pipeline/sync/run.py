@@ -1,0 +1,230 @@
+"""One run against a warehouse: its lock, its steps, its failures and its row in `sync_runs`."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import cached_property
+
+import duckdb
+import psycopg2
+
+from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
+from mixpanel_pipeline.project import MART_SCHEMA, tracked_events
+from mixpanel_pipeline.source import Mode
+from mixpanel_pipeline.source.budget import RequestBudget
+from mixpanel_pipeline.source.client import MixpanelClient
+from mixpanel_pipeline.source.configuration import MixpanelConfiguration
+from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.load import Loaded, Loader
+from mixpanel_pipeline.sync.progress import Progress
+from mixpanel_pipeline.sync.summary import Summary
+from mixpanel_pipeline.sync.sync_runs import SyncRuns, described
+from mixpanel_pipeline.sync.transform import transform
+
+logger = logging.getLogger(__name__)
+
+# What can be expected to fail; anything else is a mistake of ours and keeps its traceback.
+_EXPECTED = (ExportError, SyncError, duckdb.Error, psycopg2.Error, OSError)
+_INTERRUPTED = "Interrupted. It is safe to run again."
+
+
+class Run:
+    """A run; its steps are taken inside `perform`.
+
+    Args:
+        warehouse: Where to load and build.
+        settings: The source's configuration; None when nothing is asked of Mixpanel.
+        mode: What the run is for.
+        now: The current instant, with a time zone.
+        progress: Is told what is going on.
+    """
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        settings: MixpanelConfiguration | None,
+        mode: Mode,
+        *,
+        now: datetime,
+        progress: Progress | None = None,
+    ) -> None:
+        self.warehouse = warehouse
+        self.now = now
+        self.summary = Summary(status="ok", mode=mode, destination=warehouse.name)
+        self.loaded = Loaded()
+        self._settings = settings
+        self._progress = progress or Progress()
+        self._runs = SyncRuns(warehouse)
+        self._id: str | None = None
+        self._event_names: str | None = None
+        self._started = time.monotonic()
+        self._transform_seconds: float | None = None
+
+    @property
+    def settings(self) -> MixpanelConfiguration:
+        """The source's configuration."""
+        if self._settings is None:
+            raise RuntimeError("a run without settings asks nothing of Mixpanel")
+        return self._settings
+
+    @cached_property
+    def events(self) -> list[str] | None:
+        """The names of the events to load; None for all."""
+        names = self.settings.event_names
+        return tracked_events() if names == "tracked" else None if names == "all" else list(names)
+
+    @cached_property
+    def client(self) -> MixpanelClient:
+        """Mixpanel, with what is left of the hour's requests."""
+        spent = self._runs.requests_ago(self.now)
+        return MixpanelClient(self.settings, RequestBudget(self.settings.requests_per_hour, spent))
+
+    def perform(self, steps: Callable[[], None]) -> None:
+        """Take the steps under the lock; then the summary, and the run's row, say how it went."""
+        try:
+            with self.warehouse.lock():
+                self._id = self._runs.start(self.now, self.summary.mode)
+                try:
+                    with self._progress.shown():
+                        steps()
+                        self._count_subscribers()
+                except BaseException as error:
+                    self._fail(error)
+                    raise
+                finally:
+                    self._tell()
+                    self._finish()
+        except AnotherSyncIsRunning as holder:
+            self.summary.status = "skipped"
+            logger.warning("Another sync of this database is running: %s.", holder)
+        except _EXPECTED as error:
+            self._fail(error)
+        finally:
+            self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
+
+    def load_new(self, *, full_refresh: bool = False) -> None:
+        """Load what is new; see `Loader.load_new`."""
+        self._loader().load_new(full_refresh=full_refresh)
+
+    def load_backfill(self, days: Window) -> None:
+        """Load `days`, from where a backfill of the same days and events came to."""
+        loader = self._loader()
+        already = self._runs.progress_of(days, described(self.events), self.now)
+        if already:
+            logger.warning(
+                "Going on with the backfill after %s, where it came to; for the days before, "
+                "backfill them alone.",
+                already,
+            )
+        loader.load_days(days, "backfill", already=already)
+
+    def load_again(self, days: Window) -> None:
+        """Load days that turned out to lack events."""
+        self._loader().load_days(days, "audit")
+
+    def transform(self, *, full_refresh: bool = False) -> None:
+        """Build the models; see `transform`."""
+        self._progress.step = "Building the models"
+        started = time.monotonic()
+        try:
+            transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
+        finally:
+            self._transform_seconds = time.monotonic() - started
+
+    def _loader(self) -> Loader:
+        self._event_names = described(self.events)
+        self._progress.watch(self.loaded, self.client)
+        return Loader(
+            self.warehouse,
+            self.settings,
+            self.client,
+            events=self.events,
+            now=self.now,
+            loaded=self.loaded,
+            committed=self._keep,
+        )
+
+    def _count_subscribers(self) -> None:
+        if self.warehouse.has_table(MART_SCHEMA, "subscribers"):
+            self.summary.subscribers = self.warehouse.value(
+                f"select count(*) from {MART_SCHEMA}.subscribers"
+            )
+
+    def _fail(self, error: BaseException) -> None:
+        self.summary.status = "failed"
+        if isinstance(error, KeyboardInterrupt):
+            self.summary.error = _INTERRUPTED
+        elif isinstance(error, ExportError | SyncError):
+            self.summary.error = self.without_secrets(str(error))
+        else:
+            what = type(error).__name__
+            if isinstance(error, duckdb.Error | psycopg2.Error):
+                what = f"{self.warehouse.name} at {self.warehouse.location} failed"
+            said = " ".join(str(error).split())
+            self.summary.error = self.without_secrets(f"{what}: {said} It is safe to run again.")
+
+    def without_secrets(self, text: str) -> str:
+        """The text as it may be shown and kept."""
+        if self._settings is not None:
+            text = self._settings.without_secrets(text)
+        for secret in self.warehouse.secrets:
+            text = text.replace(secret, "***")
+        # PostgreSQL's text cannot hold NUL.
+        return text.replace("\0", "")
+
+    def _tell(self) -> None:
+        summary, loaded = self.summary, self.loaded
+        if loaded.mode is None:
+            return
+        summary.mode = loaded.mode
+        if loaded.window is not None:
+            summary.from_date, summary.to_date = loaded.window.from_date, loaded.window.to_date
+        summary.watermark = loaded.watermark
+        summary.events_received = loaded.delivery.events_received
+        summary.events_new = loaded.delivery.events_new
+        summary.events_duplicate = loaded.delivery.events_received - loaded.delivery.events_new
+        summary.lines_rejected = loaded.delivery.lines_rejected
+
+    def _keep(self, **outcome: object) -> None:
+        """Enter what there is to say so far, or in the end."""
+        if self._id is None:
+            return
+        loaded = self.loaded
+        values: dict[str, object] = {"transform_seconds": self._transform_seconds}
+        if loaded.mode is not None:
+            window, delivery = loaded.window, loaded.delivery
+            values |= {
+                "mode": loaded.mode,
+                "cursor_column": loaded.cursor,
+                "event_names": self._event_names,
+                "from_date": window and window.from_date,
+                "to_date": window and window.to_date,
+                "loaded_to_date": loaded.loaded_to_date,
+                "watermark_before": loaded.watermark_before,
+                "watermark_after": loaded.watermark,
+                "events_received": delivery.events_received,
+                "events_new": delivery.events_new,
+                "events_duplicate": delivery.events_received - delivery.events_new,
+                "events_late": delivery.events_late,
+                "lines_rejected": delivery.lines_rejected,
+                "download_seconds": loaded.download_seconds,
+                "load_seconds": loaded.load_seconds,
+            }
+        if "client" in vars(self):
+            values["requests"] = self.client.requests_sent
+            values["bytes"] = self.client.bytes_received
+        self._runs.update(self._id, **values, **outcome)
+
+    def _finish(self) -> None:
+        if self._id is None:
+            return
+        # A database that has gone is what the run failed of; the next run completes the record.
+        with suppress(duckdb.Error, psycopg2.Error):
+            finished_at = self.now + timedelta(seconds=time.monotonic() - self._started)
+            self._keep(
+                status=self.summary.status, error=self.summary.error, finished_at=finished_at
+            )

@@ -1,0 +1,50 @@
+"""What a sync did, for people and for programs."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Literal
+
+from mixpanel_pipeline.source import Mode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Status = Literal["ok", "skipped", "failed"]
+
+
+@dataclass
+class Summary:
+    """One sync. What did not happen is None: a sync that only transforms received nothing."""
+
+    status: Status
+    mode: Mode
+    destination: str
+    from_date: date | None = None
+    to_date: date | None = None
+    watermark: datetime | None = None
+    events_received: int | None = None
+    events_new: int | None = None
+    events_duplicate: int | None = None
+    lines_rejected: int | None = None
+    subscribers: int | None = None
+    duration_seconds: float = 0.0
+    error: str | None = None
+
+    def as_json(self) -> str:
+        """One JSON object on one line; instants in ISO 8601, `error` only when there is one."""
+        fields = asdict(self)
+        if self.error is None:
+            del fields["error"]
+        return json.dumps(fields, default=lambda value: value.isoformat())
+
+    def print(self, console: "Console") -> None:
+        from rich.table import Table
+
+        table = Table(show_header=False)
+        table.add_column(style="bold")
+        table.add_column(justify="right")
+        for name, value in json.loads(self.as_json()).items():
+            if name != "error" and value is not None:
+                table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+        console.print(table)

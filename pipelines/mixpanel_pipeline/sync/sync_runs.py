@@ -1,0 +1,120 @@
+"""`mixpanel_raw.sync_runs`: what every sync did, kept beside the events."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.project import RAW_DATASET, version
+from mixpanel_pipeline.source.window import Window
+
+TABLE = f"{RAW_DATASET}.sync_runs"
+
+_COLUMNS = {
+    "id": "text primary key",
+    "started_at": "timestamp with time zone not null",
+    "finished_at": "timestamp with time zone",
+    "status": "text not null",
+    "mode": "text not null",
+    "destination": "text not null",
+    "cursor_column": "text",
+    "event_names": "text",
+    "from_date": "date",
+    "to_date": "date",
+    "loaded_to_date": "date",
+    "watermark_before": "timestamp with time zone",
+    "watermark_after": "timestamp with time zone",
+    "requests": "bigint",
+    "bytes": "bigint",
+    "events_received": "bigint",
+    "events_new": "bigint",
+    "events_duplicate": "bigint",
+    "events_late": "bigint",
+    "lines_rejected": "bigint",
+    "download_seconds": "double precision",
+    "load_seconds": "double precision",
+    "transform_seconds": "double precision",
+    "error": "text",
+    "version": "text not null",
+}
+_HOUR = timedelta(hours=1)
+# Whoever asks for the same days much later wants them read again.
+_PROGRESS_LASTS = timedelta(days=7)
+_DIED = "The process ended without a word, as when it is killed. What it had committed counts."
+
+
+@dataclass
+class SyncRuns:
+    """The record of runs in a warehouse; the caller holds the warehouse's lock.
+
+    One row a run, from its start on: a run that dies leaves its row as `running`, which the next
+    run makes `failed`.
+    """
+
+    warehouse: Warehouse
+
+    def start(self, now: datetime, mode: str) -> str:
+        """Enter a run and return its id; create the table, or the columns it lacks, before."""
+        columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
+        self.warehouse.execute(f"create schema if not exists {RAW_DATASET}")
+        self.warehouse.execute(f"create table if not exists {TABLE} ({columns})")
+        self._add_missing_columns()
+        self.warehouse.execute(
+            f"update {TABLE} set status = 'failed', error = %s where status = 'running'", [_DIED]
+        )
+        # Sorts by time, like dlt's ids of loads.
+        run_id = f"{time.time():.6f}"
+        self.warehouse.execute(
+            f"insert into {TABLE} (id, started_at, status, mode, destination, version) "
+            "values (%s, %s, 'running', %s, %s, %s)",
+            [run_id, now, mode, self.warehouse.name, version()],
+        )
+        return run_id
+
+    def _add_missing_columns(self) -> None:
+        existing = self.warehouse.columns(RAW_DATASET, "sync_runs")
+        for name in _COLUMNS.keys() - existing:
+            kind = _COLUMNS[name].removesuffix(" not null")
+            self.warehouse.execute(f"alter table {TABLE} add column {name} {kind}")
+
+    def update(self, run_id: str, **values: Any) -> None:
+        """Set columns of a run's row."""
+        assignments = ", ".join(f"{name} = %s" for name in values)
+        self.warehouse.execute(
+            f"update {TABLE} set {assignments} where id = %s", [*values.values(), run_id]
+        )
+
+    def requests_ago(self, now: datetime) -> list[float]:
+        """How many seconds before `now` each request of the last hour was sent, about."""
+        found = self.warehouse.rows(
+            f"select started_at, coalesce(finished_at, started_at), requests from {TABLE} "
+            "where coalesce(finished_at, started_at) between %s and %s and requests > 0",
+            [now - _HOUR, now],
+        )
+        return [
+            (now - started - (finished - started) * number / requests).total_seconds()
+            for started, finished, requests in found
+            for number in range(requests)
+        ]
+
+    def progress_of(self, backfill: Window, event_names: str, now: datetime) -> date | None:
+        """The last day that this backfill has committed, if its last run lately did not finish."""
+        found = self.warehouse.rows(
+            f"select status, loaded_to_date from {TABLE} "
+            "where mode = 'backfill' and from_date = %s and to_date = %s and event_names = %s "
+            "and started_at > %s order by id desc limit 1",
+            [backfill.from_date, backfill.to_date, event_names, now - _PROGRESS_LASTS],
+        )
+        for status, loaded_to_date in found:
+            if status != "ok" and loaded_to_date is not None and loaded_to_date < backfill.to_date:
+                reached: date = loaded_to_date
+                return reached
+        return None
+
+
+def described(events: Sequence[str] | None) -> str:
+    """The names that a run asks for, as `sync_runs` keeps them."""
+    return "all" if events is None else json.dumps(list(events))
