@@ -12,6 +12,7 @@ from dlt.extract import DltResource
 from mixpanel_pipeline.events.decoding import EVENTS, REJECTED_LINES
 from mixpanel_pipeline.source.delivered import Delivered
 from mixpanel_pipeline.source.plan import Stage
+from mixpanel_pipeline.source.tables import EVENT_COLUMNS, REJECTED_LINE_COLUMNS
 
 __all__ = ["Mode", "mixpanel"]
 
@@ -38,7 +39,7 @@ def mixpanel(
     @dlt.resource(
         name="events",
         write_disposition="append",
-        columns=_columns(EVENTS, properties={"data_type": "json"}),
+        columns=EVENT_COLUMNS,
     )
     def exported(
         cursor: dlt.sources.incremental[datetime] = dlt.sources.incremental(
@@ -66,7 +67,7 @@ def mixpanel(
         name="rejected_lines",
         write_disposition={"disposition": "merge", "strategy": "delete-insert"},
         primary_key=["line", "reason"],
-        columns=_columns(REJECTED_LINES),
+        columns=REJECTED_LINE_COLUMNS,
     )
     def rejected_lines() -> Iterator[pa.Table]:
         # The table exists from the first load on, whatever it brings.
@@ -77,10 +78,3 @@ def mixpanel(
                     yield file.read_row_group(group)
 
     return exported, rejected_lines
-
-
-def _columns(schema: pa.Schema, **hints: dict[str, Any]) -> Any:
-    """dlt's hints for what a schema does not tell it."""
-    return {
-        field.name: {"nullable": field.nullable} | hints.get(field.name, {}) for field in schema
-    }

@@ -1,6 +1,7 @@
 """The source's settings, section `sources.mixpanel` of dlt's configuration."""
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,14 +127,21 @@ class MixpanelConfiguration(BaseConfiguration):
         return text
 
 
-def load_configuration() -> MixpanelConfiguration:
+def load_configuration(explicit: Mapping[str, Any] | None = None) -> MixpanelConfiguration:
     """Read the settings and check them.
+
+    Args:
+        explicit: Settings by name that need not be configured.
 
     Raises:
         ConfigurationError: A setting is missing or cannot be what it is; the message names it.
     """
     try:
-        settings = resolve_configuration(MixpanelConfiguration(), sections=("sources", "mixpanel"))
+        settings = resolve_configuration(
+            MixpanelConfiguration(),
+            sections=("sources", "mixpanel"),
+            explicit_value=dict(explicit or {}) or None,
+        )
     except ConfigurationException as error:
         raise ConfigurationError(str(error)) from error
     problem = _problem(settings)

@@ -1,0 +1,61 @@
+"""Requests in, decoded answers out."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder
+from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.client import MixpanelClient
+from mixpanel_pipeline.source.delivered import Delivered, decoded
+from mixpanel_pipeline.source.plan import Request
+from mixpanel_pipeline.source.slots import Slot
+from mixpanel_pipeline.source.window import Window
+
+
+class Fetcher:
+    """Fetches requests and decodes their answers; several threads may at once.
+
+    Args:
+        client: Where to fetch from.
+        names: The names of the events to ask for; None for all.
+        holds_nul: Whether the destination's text can hold NUL characters.
+    """
+
+    def __init__(
+        self, client: MixpanelClient, names: Sequence[str] | None, *, holds_nul: bool
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._holds_nul = holds_nul
+        self._decoding = threading.Lock()
+
+    def fetch(self, request: Request, path: Path, slot: Slot) -> Delivered:
+        """What a request delivers, as files beside `path`.
+
+        Raises:
+            ExportError: Mixpanel refused, or no whole answer came.
+        """
+        # Renamed events are asked for as well: their own names are in their properties.
+        names = self._names and [*self._names, HOT_SHARD_EVENT]
+
+        def read(answer: Answer) -> Delivered:
+            # One at a time: side by side they would take as long, and more memory.
+            with self._decoding:
+                return self.decode(answer, request.window)
+
+        return self._client.fetch(request, names, path, read, slot)
+
+    def decode(self, answer: Answer, window: Window) -> Delivered:
+        """What an answer for the days of `window` delivers, as files beside it.
+
+        Raises:
+            BrokenAnswer: The answer is not whole.
+        """
+        decoder = EventDecoder(
+            self._client.settings.zone,
+            holds_nul=self._holds_nul,
+            only_day=window.only_day,
+            names=self._names,
+        )
+        return decoded(answer, decoder)
