@@ -6,11 +6,12 @@
 import json
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from tests import recount
 from tests.children import EXIT_CODES, start_sync, wait_until_quiet
 from tests.conftest import NOW
 from tests.postgresql import Server
-from tests.warehouses import copy_of, rows, subscribers
+from tests.warehouses import copy_of, reader, rows, subscribers
 
 HISTORIES = int(os.environ.get("HISTORIES", "15"))
 """How many in all, on the databases in turn."""
@@ -86,9 +87,12 @@ class History:
             self.sync_on_a_full_disk,
             self.two_syncs_at_once,
             self.sync_with_a_wrong_clock,
+            self.interrupted_sync,
+            self.full_refresh_after_an_outage,
+            self.sync_beside_a_reader,
         ]
         if self.server is not None:
-            actions.append(self.sync_while_the_server_restarts)
+            actions += [self.sync_while_the_server_restarts, self.sync_that_loses_its_lock]
         action = self.random.choice(actions)
         self.happen()
         done = action() or action.__name__
@@ -101,7 +105,15 @@ class History:
         self.now += timedelta(hours=choose.choice([0, 1, 5, 26]))
         events = []
         for _ in range(choose.randrange(25)):
-            late = choose.choice([timedelta(minutes=30), timedelta(days=2), timedelta(days=40)])
+            # The last is the clock of a phone that is fast.
+            late = choose.choice(
+                [
+                    timedelta(minutes=30),
+                    timedelta(days=2),
+                    timedelta(days=40),
+                    timedelta(hours=-30),
+                ]
+            )
             events.append(self._event(self.now - late * choose.random()))
         for original in choose.sample(self.sent, min(len(self.sent), choose.randrange(6))):
             copy = {"event": original["event"], "properties": dict(original["properties"])}
@@ -144,13 +156,17 @@ class History:
         return None
 
     def _check_that_nothing_is_late(self) -> None:
-        """Whatever arrived until a minute ago is loaded, however long ago it happened."""
+        """Whatever arrived until a minute ago is loaded, however long ago it happened.
+
+        Of days to come nothing can be asked for.
+        """
         # Once each: a line that comes again says that it was processed when it came first.
         arrived = {
             json.dumps(event).encode()
             for event in self.sent
             if event["event"] in recount.TRACKED
             and event["properties"]["mp_processing_time_ms"] < (self.now.timestamp() - 60) * 1000
+            and _day(event) <= self.now.date()
         }
         missing = recount.deliver({}, arrived).keys() - self.loaded.keys()
         assert not missing, f"not loaded: {missing}"
@@ -197,7 +213,29 @@ class History:
         return Window(day, min(day + timedelta(days=3), self.now.date()))
 
     def full_refresh(self) -> None:
+        """All days from the initial window or the watermark on are there afterwards."""
+        first = self.now.date() - timedelta(days=load_configuration().initial_window_days - 1)
+        if self.cursor == "occurred_at":
+            reached = max((_day(event) for event in self.loaded.values()), default=first)
+            first = min(first, reached)
         self.sync(full_refresh=True)
+        lines = self.mixpanel.lines(first, self.now.date(), recount.TRACKED)
+        missing = recount.deliver({}, lines).keys() - self.loaded.keys()
+        assert not missing, f"not loaded: {missing}"
+
+    def full_refresh_after_an_outage(self) -> None:
+        """Nobody synced for longer than the initial window."""
+        days = os.environ.get("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS")
+        os.environ["SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS"] = "2"
+        self.now += timedelta(days=5)
+        self.happen()
+        try:
+            self.full_refresh()
+        finally:
+            if days is None:
+                del os.environ["SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS"]
+            else:
+                os.environ["SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS"] = days
 
     def failing_sync(self) -> str:
         fault = self.random.choice(BROKEN)
@@ -254,6 +292,27 @@ class History:
         self.did["killed while it ran"] += was_alive
         return f"sync {arguments} killed after {seconds:.2f} s"
 
+    def interrupted_sync(self) -> str:
+        """As by Ctrl-C."""
+        seconds = self.random.random() * SECONDS_TO_KILL_IN
+        with self._delivering() as delivered:
+            process = start_sync(self.now)
+            process.join(seconds)
+            if process.pid is not None and process.is_alive():
+                self.did["interrupted while it ran"] += 1
+                os.kill(process.pid, signal.SIGINT)
+            process.join()
+            wait_until_quiet(self.warehouse)
+        self._accept_some_of(delivered)
+        return f"sync interrupted after {seconds:.2f} s: {process.exitcode}"
+
+    def sync_beside_a_reader(self) -> None:
+        """An analyst who leaves a query open, which on DuckDB keeps everybody else out."""
+        if self.counted is None:
+            self.sync()
+        with reader(self.warehouse, seconds=self.random.random() * 2):
+            self.sync()
+
     def sync_on_a_full_disk(self) -> str:
         file_bytes = self.random.choice([20_000, 200_000, 2_000_000])
         code = self._sync_apart(file_bytes=file_bytes)
@@ -287,6 +346,26 @@ class History:
             wait_until_quiet(self.warehouse)
         self._accept_some_of(delivered)
         return f"sync while the server restarts: {process.exitcode}"
+
+    def sync_that_loses_its_lock(self) -> str:
+        """The connection that holds the lock is ended, and another sync begins."""
+        assert self.server is not None
+        with self._delivering() as delivered:
+            process = start_sync(self.now)
+            process.join(self.random.random() * SECONDS_TO_KILL_IN)
+            ended = rows(
+                self.warehouse,
+                "select count(pg_terminate_backend(pid)) from pg_locks "
+                "where locktype = 'advisory' and granted and database = "
+                "(select oid from pg_database where datname = current_database())",
+            )
+            self.did["lost its lock while it ran"] += ended[0][0]
+            other = start_sync(self.now)
+            process.join()
+            other.join()
+            wait_until_quiet(self.warehouse)
+        self._accept_some_of(delivered)
+        return f"sync that loses its lock: {process.exitcode}, beside: {other.exitcode}"
 
     def _sync_apart(self, **arguments: Any) -> int | None:
         with self._delivering() as delivered:
@@ -332,6 +411,10 @@ class Delivered:
 
     everything: Events
     lines: int = 0
+
+
+def _day(event: recount.Event) -> date:
+    return datetime.fromtimestamp(event["properties"]["time"], UTC).date()
 
 
 def stored(warehouse: Warehouse) -> Events:

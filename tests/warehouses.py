@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -62,3 +65,39 @@ def _copy_of_database(warehouse: Postgres) -> Iterator[Postgres]:
         cursor.execute(f"create database {credentials.database} template {original}")
         yield Postgres(credentials)
         cursor.execute(f"drop database {credentials.database} with (force)")
+
+
+@contextmanager
+def reader(warehouse: Warehouse, *, seconds: float) -> Iterator[None]:
+    """Somebody who reads `mixpanel.subscribers`.
+
+    On PostgreSQL the transaction stays open to the end; on DuckDB another process has the file
+    open for so many seconds, as longer would keep every sync out.
+    """
+    query = "select count(*) from mixpanel.subscribers"
+    if isinstance(warehouse, Postgres):
+        with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(query)
+            yield
+        return
+    assert isinstance(warehouse, DuckDB)
+    program = (
+        "import sys, duckdb\n"
+        "with duckdb.connect(sys.argv[1], read_only=True) as connection:\n"
+        f"    connection.sql({query!r}).fetchall()\n"
+        "    print('open', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(warehouse.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        assert process.stdout.readline() == b"open\n"
+        closer = threading.Timer(seconds, process.stdin.close)
+        closer.start()
+        yield
+        closer.join()
