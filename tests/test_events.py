@@ -8,6 +8,7 @@ import pytest
 
 from mixpanel_pipeline.events.decoding import EventDecoder
 from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.delivered import decoded
 from mixpanel_pipeline.source.errors import BrokenAnswer
 
 NOON = int(datetime(2026, 3, 10, 12, tzinfo=UTC).timestamp())
@@ -31,7 +32,7 @@ def decode(tmp_path):
         decoder = EventDecoder(
             ZoneInfo(timezone), holds_nul=holds_nul, only_day=only_day, names=names
         )
-        batches = list(decoder.decode(Answer(path, is_gzip=True)))
+        batches = list(decoder.decode(Answer(path, is_gzip=True).blocks()))
         events = [row for batch in batches for row in batch.events.to_pylist()]
         rejected = [row for batch in batches for row in batch.rejected_lines.to_pylist()]
         return events[:-1], rejected
@@ -311,9 +312,12 @@ def test_the_first_and_the_last_second_are_events(decode):
     assert rejected == []
 
 
-def test_terminated_early_is_never_a_line(decode):
+def test_terminated_early_is_never_a_line(tmp_path):
+    path = tmp_path / "answer-0"
+    path.write_bytes(b"\n".join([line(), b"export terminated early", line()]))
+    decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None)
     with pytest.raises(BrokenAnswer, match="terminated early"):
-        decode(line(), b"export terminated early", line())
+        decoded(Answer(path, is_gzip=False), decoder)
 
 
 def framed(*parts):
@@ -343,7 +347,7 @@ def test_memory_does_not_grow_with_the_answer(tmp_path):
     whole = gzip.compress(line(distinct_id="ada", text="x" * 1000) * 1 + b"\n", 1) * 20_000
     path.write_bytes(whole[:-20])
     decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None)
-    batches = decoder.decode(Answer(path, is_gzip=True))
+    batches = decoder.decode(Answer(path, is_gzip=True).blocks())
     assert 0 < next(batches).events.num_rows < 10_000
     with pytest.raises(BrokenAnswer):
         list(batches)

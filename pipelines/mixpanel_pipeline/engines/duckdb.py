@@ -13,7 +13,6 @@ import dlt
 import pyarrow as pa
 from dlt.common.configuration import resolve_configuration
 from dlt.common.destination import PreparedTableSchema
-from dlt.common.destination.client import LoadJob
 from dlt.common.schema.typing import TColumnSchema
 from dlt.destinations import duckdb
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
@@ -21,7 +20,7 @@ from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 
 from mixpanel_pipeline.engines.destination import (
     LOAD_THREADS,
-    DeliveredEvents,
+    EventsClient,
     EventsDestination,
     EventsJob,
 )
@@ -151,11 +150,9 @@ def configured_path() -> Path:
 
 
 class _DuckDBEvents(EventsJob, DuckDbCopyJob):
-    def run(self) -> None:
-        """Insert the events that are new, with the id of this load."""
+    def append(self, files: Sequence[Path], not_new: pa.Array) -> None:
         client = self._job_client.sql_client
         connection = client.native_connection
-        files, not_new = self._delivered.files, self._delivered.not_new
         connection.register("not_new", pa.table({"position": not_new}))
         view_delivered(connection, files)
         table = client.make_qualified_table_name(self.load_table_name)
@@ -192,16 +189,8 @@ def _bounded_memory(connection: Any, groups: Sequence[RowGroup]) -> Iterator[Non
         connection.execute(f"set threads = {threads}")
 
 
-class _DuckDBClient(DuckDbClient):
-    delivered: DeliveredEvents
-
-    def create_load_job(
-        self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
-    ) -> LoadJob:
-        job = super().create_load_job(table, file_path, load_id, restore)
-        if isinstance(job, DuckDbCopyJob) and table["name"] == "events":
-            return _DuckDBEvents(file_path, load_id, self.delivered)
-        return job
+class _DuckDBClient(EventsClient, DuckDbClient):
+    events_job = _DuckDBEvents
 
     def _get_column_def_sql(self, c: TColumnSchema, table: PreparedTableSchema = None) -> str:  # type: ignore[assignment]
         sql = super()._get_column_def_sql(c, table)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParq
 
 from mixpanel_pipeline.engines.destination import (
     LOAD_THREADS,
-    DeliveredEvents,
+    EventsClient,
     EventsDestination,
     EventsJob,
 )
@@ -129,43 +130,38 @@ class Postgres(Warehouse):
 
 
 class _PostgresEvents(EventsJob, PostgresParquetCopyJob):
-    def run(self) -> None:
-        """Copy the events that are new, with the id of this load.
-
-        A part on each of some connections, as PostgreSQL uses a processor for each: what a load
-        wrote counts once the load is complete, not with a transaction of its own.
-        """
-        groups = row_groups(self._delivered.files)
+    def append(self, files: Sequence[Path], not_new: pa.Array) -> None:
+        # A part on each of some connections, as PostgreSQL uses a processor for each: what a load
+        # wrote counts once the load is complete, not with a transaction of its own.
+        groups = row_groups(files)
         parts = [groups[start::LOAD_THREADS] for start in range(LOAD_THREADS)]
         with ThreadPoolExecutor(LOAD_THREADS) as threads:
-            for _ in threads.map(self._copy, filter(None, parts)):
+            for _ in threads.map(partial(self._copy, not_new), filter(None, parts)):
                 pass
 
-    def _copy(self, groups: Sequence[RowGroup]) -> None:
+    def _copy(self, not_new: pa.Array, groups: Sequence[RowGroup]) -> None:
         with self._connect() as connection, connection.cursor() as cursor:
             _, schema = self._set_catalog_and_schema()
             loaded = EVENTS.append(_LOAD_ID)
             # As a stream: dlt would hold a whole file in memory.
-            events = pa.RecordBatchReader.from_batches(loaded, self._batches(groups))
+            events = pa.RecordBatchReader.from_batches(loaded, self._batches(groups, not_new))
             cursor.adbc_ingest(self.load_table_name, events, mode="append", db_schema_name=schema)
             connection.commit()
 
-    def _batches(self, groups: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
-        for rows in rows_without(groups, self._delivered.not_new):
+    def _batches(self, groups: Sequence[RowGroup], not_new: pa.Array) -> Iterator[pa.RecordBatch]:
+        for rows in rows_without(groups, not_new):
             load_ids = pa.repeat(pa.scalar(self._load_id), rows.num_rows)
             yield from rows.append_column(_LOAD_ID, load_ids).to_batches()
 
 
-class _PostgresClient(PostgresClient):
-    delivered: DeliveredEvents
+class _PostgresClient(EventsClient, PostgresClient):
+    events_job = _PostgresEvents
 
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
     ) -> LoadJob:
         job = super().create_load_job(table, file_path, load_id, restore)
         if isinstance(job, PostgresParquetCopyJob):
-            if table["name"] == "events":
-                return _PostgresEvents(file_path, load_id, self.delivered)
             # dlt would fail when the file has no rows.
             job._ingest_per_rowgroup = True
         return job

@@ -4,7 +4,7 @@ import json
 import math
 import sqlite3
 from array import array
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -22,8 +22,9 @@ from mixpanel_pipeline.events.characters import (
     replace_lone_surrogates,
     replace_nul,
 )
-from mixpanel_pipeline.source.ahead import ahead
-from mixpanel_pipeline.source.answer import Answer, refuse_early_end
+
+EVENTS_TABLE = "events"
+REJECTED_LINES_TABLE = "rejected_lines"
 
 _INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -181,14 +182,13 @@ class EventDecoder:
         self._occurrences = _Occurrences()
         self._position = 0
 
-    def decode(self, answer: Answer) -> Iterator[Batch]:
-        """Yield the answer's lines, block by block, in memory that does not grow with it.
+    def decode(self, blocks: Iterable[bytes]) -> Iterator[Batch]:
+        """Yield what each block of an answer's whole lines holds; memory does not grow with them.
 
-        Raises:
-            BrokenAnswer: The answer is cut or damaged; what was yielded must not be loaded.
+        What the blocks raise is raised, and what was yielded before must not be loaded then.
         """
         try:
-            for block in ahead(answer.blocks()):
+            for block in blocks:
                 yield self._decode_block(block)
         finally:
             self._occurrences.close()
@@ -202,7 +202,6 @@ class EventDecoder:
             try:
                 event = self._event(line, repair=repair and may_need_repair(line))
             except _NotAnEvent as problem:
-                refuse_early_end(line)
                 rejected.append(
                     {"line": _printable(line), "reason": str(problem), "day": self._only_day}
                 )

@@ -12,7 +12,7 @@ from dlt.extract import DltResource
 from mixpanel_pipeline.events.decoding import EVENTS, REJECTED_LINES
 from mixpanel_pipeline.source.delivered import Delivered
 from mixpanel_pipeline.source.plan import Stage
-from mixpanel_pipeline.source.tables import EVENT_COLUMNS, REJECTED_LINE_COLUMNS
+from mixpanel_pipeline.source.tables import EVENTS_RESOURCE, REJECTED_LINES_RESOURCE, imported
 
 __all__ = ["Mode", "mixpanel"]
 
@@ -36,11 +36,7 @@ def mixpanel(
         watermark: What the watermark does not go back behind; None when it is set anew.
     """
 
-    @dlt.resource(
-        name="events",
-        write_disposition="append",
-        columns=EVENT_COLUMNS,
-    )
+    @dlt.resource(**EVENTS_RESOURCE)
     def exported(
         cursor: dlt.sources.incremental[datetime] = dlt.sources.incremental(
             stage.cursor or "occurred_at", on_cursor_value_missing="include"
@@ -49,10 +45,8 @@ def mixpanel(
         # dlt would drop rows older than the watermark. The API delivers whole days, and an event
         # of such a day that is not in the table yet is new, however old it is.
         cursor.advance(None)  # type: ignore[arg-type]
-        # The first file stands for all of them, so that they are loaded by one job.
-        yield dlt.mark.with_file_import(
-            str(delivered.events[0]), "parquet", delivered.event_count, EVENTS.empty_table()
-        )
+        for path in delivered.events:
+            yield imported(path, EVENTS)
 
         by_arrival = stage.cursor == "processed_at"
         newest = delivered.newest_processed if by_arrival else delivered.newest_occurred
@@ -62,13 +56,7 @@ def mixpanel(
             cursor.advance(max(newest, watermark) if watermark else newest)
             dlt.current.resource_state()["cursor"] = stage.cursor
 
-    # A line is kept once, however often its day is read.
-    @dlt.resource(
-        name="rejected_lines",
-        write_disposition={"disposition": "merge", "strategy": "delete-insert"},
-        primary_key=["line", "reason"],
-        columns=REJECTED_LINE_COLUMNS,
-    )
+    @dlt.resource(**REJECTED_LINES_RESOURCE)
     def rejected_lines() -> Iterator[pa.Table]:
         # The table exists from the first load on, whatever it brings.
         yield REJECTED_LINES.empty_table()

@@ -1,6 +1,6 @@
 """What answers delivered, decoded into Parquet files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 
 from mixpanel_pipeline.events.decoding import EVENTS, REJECTED_LINES, EventDecoder
 from mixpanel_pipeline.source.ahead import ahead
-from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.answer import Answer, refuse_early_end
 from mixpanel_pipeline.source.window import later
+
+# Which of the answers a file is of: the first of those that hold an event decides what it is.
+_ANSWER = b"answer"
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,27 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
     occurred: datetime | None = None
     processed: datetime | None = None
     events = answer.path.with_suffix(".events")
+    number = answer.path.name.rpartition("-")[2].encode()
     rejected_lines = answer.path.with_suffix(".rejected")
     with (
         pq.ParquetWriter(
             events,
-            EVENTS,
+            EVENTS.with_metadata({_ANSWER: number}),
             compression="lz4",
             use_dictionary=["event", "distinct_id"],
             write_statistics=["occurred_at"],
         ) as events_writer,
         pq.ParquetWriter(rejected_lines, REJECTED_LINES) as rejected_writer,
     ):
-        for batch in ahead(decoder.decode(answer)):
+        for batch in ahead(decoder.decode(ahead(answer.blocks()))):
             if batch.events.num_rows:
                 event_count += batch.events.num_rows
                 occurred = later(occurred, pc.max(batch.events["occurred_at"]).as_py())
                 processed = later(processed, pc.max(batch.events["processed_at"]).as_py())
                 events_writer.write_table(batch.events)
             if batch.rejected_lines.num_rows:
+                for line in batch.rejected_lines["line"].to_pylist():
+                    refuse_early_end(line.encode())
                 rejected_count += batch.rejected_lines.num_rows
                 rejected_writer.write_table(batch.rejected_lines)
     return Delivered(
@@ -87,6 +93,11 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
         processed,
         answer.path.stat().st_size,
     )
+
+
+def in_order(files: Iterable[Path]) -> list[Path]:
+    """Files of events in the order in which their answers were asked for."""
+    return sorted(files, key=lambda file: int((pq.read_metadata(file).metadata or {})[_ANSWER]))
 
 
 def joined(answers: Sequence[Delivered]) -> Delivered:

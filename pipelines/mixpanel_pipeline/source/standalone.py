@@ -23,7 +23,7 @@ from mixpanel_pipeline.source.downloads import downloads
 from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.source.fetcher import Fetcher
 from mixpanel_pipeline.source.plan import Stage
-from mixpanel_pipeline.source.tables import EVENT_COLUMNS, REJECTED_LINE_COLUMNS
+from mixpanel_pipeline.source.tables import EVENTS_RESOURCE, REJECTED_LINES_RESOURCE, imported
 from mixpanel_pipeline.source.window import (
     Window,
     incremental_window,
@@ -114,13 +114,7 @@ def _mixpanel(
         finally:
             client.stop()
 
-    @dlt.transformer(  # type: ignore[untyped-decorator, call-overload]
-        data_from=answers,
-        name="events",
-        write_disposition={"disposition": "merge", "strategy": "delete-insert"},
-        primary_key="event_key",
-        columns=EVENT_COLUMNS,
-    )
+    @dlt.transformer(data_from=answers, **EVENTS_RESOURCE)
     def exported(
         found: _Answers,
         cursor: dlt.sources.incremental[datetime] = dlt.sources.incremental(
@@ -138,14 +132,7 @@ def _mixpanel(
             reached, before = min(newest, found.until), parse_instant(cursor.last_value)
             cursor.advance(max(reached, before) if before else reached)
 
-    # A line is kept once, however often its day is read.
-    @dlt.transformer(  # type: ignore[untyped-decorator, call-overload]
-        data_from=answers,
-        name="rejected_lines",
-        write_disposition={"disposition": "merge", "strategy": "delete-insert"},
-        primary_key=["line", "reason"],
-        columns=REJECTED_LINE_COLUMNS,
-    )
+    @dlt.transformer(data_from=answers, **REJECTED_LINES_RESOURCE)
     def rejected_lines(found: _Answers) -> Iterator[Any]:
         for path in found.delivered.rejected_lines:
             yield from _tables(path, REJECTED_LINES)
@@ -173,7 +160,7 @@ def _tables(path: Path, schema: pa.Schema) -> Iterator[Any]:
     with pq.ParquetFile(path) as file:
         rows = file.metadata.num_rows
         if rows and "parquet" in _destination().capabilities().supported_loader_file_formats:
-            yield dlt.mark.with_file_import(str(path), "parquet", rows, schema.empty_table())
+            yield imported(path, schema)
         elif rows:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)

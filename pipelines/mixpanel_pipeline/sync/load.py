@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,27 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import dlt
-import pyarrow as pa
-import pyarrow.compute as pc
 from dlt.common.destination.exceptions import DestinationException
 from dlt.common.runtime import run_context
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.engines.destination import DeliveredEvents
-from mixpanel_pipeline.engines.positions import row_groups, rows_without
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder
 from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source import Mode, mixpanel
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.delivered import Delivered, decoded
+from mixpanel_pipeline.source.delivered import Delivered
 from mixpanel_pipeline.source.downloads import downloads
 from mixpanel_pipeline.source.errors import ExportError
-from mixpanel_pipeline.source.plan import Cursor, Request, Stage, arrivals
-from mixpanel_pipeline.source.slots import Slot
+from mixpanel_pipeline.source.fetcher import Fetcher
+from mixpanel_pipeline.source.plan import Cursor, Stage, arrivals
 from mixpanel_pipeline.source.window import (
     Window,
     incremental_window,
@@ -116,10 +110,10 @@ class Loader:
         self._warehouse = warehouse
         self._destination = warehouse.destination
         self._new_events = NewEvents(warehouse)
-        self._decoding = threading.Lock()
+        self._destination.new_events = self._new_events
         self._settings = settings
         self._client = client
-        self._events = events
+        self._fetcher = Fetcher(client, events, holds_nul=warehouse.holds_nul)
         self._now = now
         self._loaded = loaded
         self._committed = committed
@@ -212,7 +206,7 @@ class Loader:
         received_before = loaded.delivery.events_received
         started = time.monotonic()
         parallel = self._settings.parallel_downloads
-        for download in downloads(stage, self._fetch, spool, parallel=parallel):
+        for download in downloads(stage, self._fetcher.fetch, spool, parallel=parallel):
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
             # Days without events need no commit.
@@ -231,31 +225,11 @@ class Loader:
 
     def _create_tables(self, pipeline: dlt.Pipeline, spool: Path) -> None:
         """Load an empty answer: the models want the tables even if nothing ever happened."""
-        answer = Answer(spool / "nothing", is_gzip=False)
+        answer = Answer(spool / "answer-0", is_gzip=False)
         answer.path.touch()
         today = Window(self._now.date(), self._now.date())
-        delivered = self._decoded(answer, today)
+        delivered = self._fetcher.decode(answer, today)
         self._commit(pipeline, Stage(today, None, self._now), delivered, sets_back=False)
-
-    def _fetch(self, request: Request, path: Path, slot: Slot) -> Delivered:
-        # Renamed events are asked for as well: their own names are in their properties.
-        names = self._events and [*self._events, HOT_SHARD_EVENT]
-
-        def read(answer: Answer) -> Delivered:
-            # One at a time: side by side they would take as long, and more memory.
-            with self._decoding:
-                return self._decoded(answer, request.window)
-
-        return self._client.fetch(request, names, path, read, slot)
-
-    def _decoded(self, answer: Answer, window: Window) -> Delivered:
-        decoder = EventDecoder(
-            self._settings.zone,
-            holds_nul=self._warehouse.holds_nul,
-            only_day=window.only_day,
-            names=self._events,
-        )
-        return decoded(answer, decoder)
 
     def _commit(
         self, pipeline: dlt.Pipeline, stage: Stage, delivered: Delivered, *, sets_back: bool
@@ -263,34 +237,25 @@ class Loader:
         before = _watermark(pipeline)
         keeps = before and before.cursor == stage.cursor and not sets_back
         source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
-        not_new = self._new_events.not_new(delivered.events)
-        self._destination.delivered = DeliveredEvents(delivered.events, not_new)
-        # Arrow keeps what decoding has freed, and now the database needs memory.
-        pa.default_memory_pool().release_unused()
         try:
             pipeline.extract(source, loader_file_format="parquet")
             pipeline.normalize()
-            for load_id in pipeline.list_normalized_load_packages():
-                self._new_events.begin(load_id)
-            pipeline.load()
+            load_ids = pipeline.load().loads_ids
         except PipelineStepFailed as error:
             raise _cause(error) from error
-        self._count(delivered, not_new)
         self._warehouse.tune()
+        self._count(delivered, load_ids)
         after = _watermark(pipeline)
         self._loaded.watermark = after.instant if after else None
 
-    def _count(self, delivered: Delivered, not_new: pa.Array) -> None:
+    def _count(self, delivered: Delivered, load_ids: Sequence[str]) -> None:
         delivery = self._loaded.delivery
+        new, late = self._new_events.count(load_ids, self._settings.lookback)
         delivery.events_received += delivered.event_count
-        delivery.events_new += delivered.event_count - len(not_new)
+        delivery.events_new += new
+        delivery.events_late += late
         delivery.lines_rejected += delivered.rejected_count
         delivery.newest_processed = later(delivery.newest_processed, delivered.newest_processed)
-        lookback = pa.scalar(self._settings.lookback)
-        groups = row_groups(delivered.events)
-        for rows in rows_without(groups, not_new, ["occurred_at", "processed_at"]):
-            late = pc.greater(pc.subtract(rows["processed_at"], rows["occurred_at"]), lookback)
-            delivery.events_late += pc.sum(late).as_py() or 0
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[dlt.Pipeline, Path]]:

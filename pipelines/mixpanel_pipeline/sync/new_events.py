@@ -6,6 +6,7 @@ event is new. What a load wrote that did not complete is removed before the next
 
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,17 @@ class NewEvents:
     def begin(self, load_id: str) -> None:
         """Record that a load writes events from now on: they count once it is completed."""
         self._warehouse.execute(f"insert into {_BEGUN} values (%s)", [load_id])
+
+    def count(self, load_ids: Sequence[str], lookback: timedelta) -> tuple[int, int]:
+        """How many events some loads wrote, and how many of those came later than the lookback."""
+        places = ", ".join("%s" for _ in load_ids)
+        late = f"processed_at - occurred_at > interval '{lookback.total_seconds()} seconds'"
+        ((new, is_late),) = self._warehouse.rows(
+            f"select count(*), count(case when {late} then 1 end) from {RAW_DATASET}.events "
+            f"where _dlt_load_id in ({places})",
+            load_ids,
+        )
+        return new, is_late
 
     def not_new(self, delivered: Sequence[Path]) -> pa.Array:
         """The positions of the events that are copies or loaded already, in ascending order.
