@@ -5,7 +5,7 @@ from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from mixpanel_pipeline.engines.duckdb import DuckDB, configured_path
+from mixpanel_pipeline.engines.duckdb import DuckDB, configured_lock_wait, configured_path
 from mixpanel_pipeline.engines.postgres import Postgres
 from mixpanel_pipeline.engines.warehouse import Warehouse
 from mixpanel_pipeline.project import RAW_DATASET
@@ -36,7 +36,7 @@ def open_warehouse(name: str | None) -> Warehouse:
     try:
         if name == "duckdb":
             limit = dlt.config.get("destination.duckdb.memory_limit", str)
-            return DuckDB(configured_path(), limit or DuckDB.memory_limit)
+            return DuckDB(configured_path(), limit or DuckDB.memory_limit, configured_lock_wait())
         if name == "postgres":
             return Postgres(
                 resolve_configuration(PostgresCredentials(), sections=("destination", "postgres"))

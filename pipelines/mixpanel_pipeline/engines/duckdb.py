@@ -1,11 +1,14 @@
 """DuckDB: a file on this machine, embedded."""
 
 import fcntl
+import logging
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,16 @@ from mixpanel_pipeline.engines.destination import (
 )
 from mixpanel_pipeline.engines.positions import RowGroup, row_groups, view_delivered
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse, utc_now
-from mixpanel_pipeline.errors import AnotherSyncIsRunning
+from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.project import MART_SCHEMA, RAW_DATASET, ROOT
 from mixpanel_pipeline.source.errors import ConfigurationError
 
+logger = logging.getLogger(__name__)
+
+# Whoever looks something up has the file open for less, and nobody notices the difference.
+_LOCK_RETRY_SECONDS = 0.25
+# In what DuckDB says of a file that another process has open: its program, its id and its user.
+_HOLDER = re.compile(r"lock is held in (.*?PID \d+\)?(?: by user \S+?)?)\.(?:\s|$)")
 _LOAD_BYTES = 128_000_000
 # https://duckdb.org/docs/stable/internals/vector
 _VECTOR_ROWS = 2048
@@ -39,6 +48,9 @@ _ROW_GROUPS_APART = 3
 # https://duckdb.org/docs/stable/internals/storage
 _ROW_GROUP_ROWS = 122_880
 _RANDOM_TEXTS = ("event_key", "insert_id")
+_DUCKDB_SCHEMAS = ("main", "temp", "system", "information_schema")
+_UNFIT_IN_PATHS = set("#?\\")
+_UNFIT_IN_NAMES = set("'\";")
 
 
 @dataclass
@@ -47,6 +59,9 @@ class DuckDB(Warehouse):
     # DuckDB takes 80 % of the machine's memory otherwise; beyond the limit it spills to disk.
     # It has to hold 2,048 events at once: less would fail when a thousand of them are 1 MB large.
     memory_limit: str = "2GB"
+    # A query of an analyst ends within it; who waits longer should be told by whom it is held.
+    lock_wait_seconds: float = 60
+    _gave_up: bool = field(default=False, init=False, repr=False, compare=False)
 
     name = "duckdb"
     holds_nul = True
@@ -54,10 +69,11 @@ class DuckDB(Warehouse):
 
     def __post_init__(self) -> None:
         self.secrets = []
-        if self.path.stem in (RAW_DATASET, f"{RAW_DATASET}_staging", MART_SCHEMA):
+        problem = _name_problem(self.path)
+        if problem:
             raise ConfigurationError(
-                f"The DuckDB file cannot be called {self.path.name}: DuckDB would take the schema "
-                f"{self.path.stem} for it. Name it otherwise, like warehouse.duckdb."
+                f"The DuckDB file cannot be called {str(self.path)!r}: {problem} Name it "
+                "otherwise, like warehouse.duckdb; a file that is there already can be renamed."
             )
 
     @property
@@ -79,13 +95,48 @@ class DuckDB(Warehouse):
         return {"DESTINATION__DUCKDB__CREDENTIALS": str(self.path)}
 
     def connect(self) -> Any:
+        """A connection to the file; waits for another process that has it open.
+
+        Raises:
+            SyncError: It has been open elsewhere for `lock_wait_seconds`.
+        """
         import duckdb
 
-        return duckdb.connect(self.path)
+        # What follows a wait in vain, as the record of the failure, does not wait once more.
+        deadline = time.monotonic() + (0 if self._gave_up else self.lock_wait_seconds)
+        is_told = False
+        while True:
+            try:
+                connection = duckdb.connect(self.path)
+            except duckdb.IOException as error:
+                found = _HOLDER.search(str(error))
+                if found is None:
+                    raise
+                if time.monotonic() >= deadline:
+                    self._gave_up = True
+                    raise SyncError(
+                        f"The DuckDB file {self.path} is open in another process, {found[1]}, "
+                        f"which did not close it for {self.lock_wait_seconds:g} seconds. Close it "
+                        "there and run again, or let a sync wait for longer: "
+                        "destination.duckdb.lock_wait_seconds."
+                    ) from None
+                if not is_told:
+                    logger.warning(
+                        "Waiting up to %g seconds for %s, which has %s open.",
+                        self.lock_wait_seconds,
+                        found[1],
+                        self.path,
+                    )
+                    is_told = True
+                time.sleep(_LOCK_RETRY_SECONDS)
+            else:
+                self._gave_up = False
+                return connection
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
         # Whoever closes a DuckDB file last writes a checkpoint, and dlt closes it after each job.
+        # Meanwhile whatever in this process opens it, dlt and dbt too, shares what is open here.
         with closing(self.connect()) as connection:
             yield
             # Row groups that are only partly filled are written anew now.
@@ -111,13 +162,13 @@ class DuckDB(Warehouse):
         """Remove a file whose creation was cut off, by a kill or a full disk.
 
         DuckDB could not open it. Its files begin with three headers of 4,096 bytes; what lacks
-        one of them never held anything.
+        one of them never held anything, nor did an empty file.
         https://duckdb.org/docs/stable/internals/storage
         """
         if self.path.exists() and self.path.stat().st_size < 3 * 4096:
             with self.path.open("rb") as file:
-                is_duckdb = file.read(12)[8:] == b"DUCK"
-            if is_duckdb:
+                beginning = file.read(12)
+            if not beginning or beginning[8:] == b"DUCK":
                 self.path.unlink()
 
     def tune(self) -> None:
@@ -137,16 +188,99 @@ class DuckDB(Warehouse):
 
 
 def configured_path() -> Path:
+    """The DuckDB file that is configured, `warehouse.duckdb` by default.
+
+    Raises:
+        ConfigurationError: What is configured cannot be a DuckDB file, or the file is another's.
+    """
     configured: object = dlt.secrets.get("destination.duckdb.credentials")
-    if configured == ":memory:":
-        raise ConfigurationError("DuckDB needs a file: what is in memory is gone after the sync.")
     if configured is None:
-        database = "warehouse.duckdb"
-    else:
-        # A path, a URL, or a table with the key `database`: dlt knows all its own forms.
+        return ROOT / "warehouse.duckdb"
+    # A path, a URL, or a table with the key `database`: dlt knows all its own forms.
+    text = configured.get("database") if isinstance(configured, dict) else configured
+    path = str(text or "").removeprefix("duckdb:///")
+    problem = _place_problem(path)
+    if problem is None:
         sections = ("destination", "duckdb")
-        database = resolve_configuration(DuckDbCredentials(), sections=sections).database
-    return (ROOT / Path(database).expanduser()).resolve()
+        path = resolve_configuration(DuckDbCredentials(), sections=sections).database
+        found = (ROOT / Path(path).expanduser()).resolve()
+        problem = _file_problem(found)
+        if problem is None:
+            return found
+    raise ConfigurationError(
+        f"destination.duckdb.credentials: {problem} It takes the path of a "
+        "DuckDB file, like warehouse.duckdb, which is made when it is not there."
+    )
+
+
+def configured_lock_wait() -> float:
+    """The seconds to wait for another process that has the file open.
+
+    Raises:
+        ConfigurationError: What is configured is no number of seconds.
+    """
+    configured: object = dlt.config.get("destination.duckdb.lock_wait_seconds")
+    if configured is None:
+        return DuckDB.lock_wait_seconds
+    try:
+        seconds = float(str(configured))
+    except ValueError:
+        seconds = -1
+    # Python cannot sleep for longer than a century, and `nan` is no duration.
+    if not 0 <= seconds <= 3_000_000_000:
+        raise ConfigurationError(
+            f"destination.duckdb.lock_wait_seconds is {configured!r}: it takes a number of "
+            "seconds, 0 or more."
+        )
+    return seconds
+
+
+def _place_problem(path: str) -> str | None:
+    """Why what is configured is no path; None when it is one."""
+    if not path.strip():
+        return "it is empty."
+    if path.startswith(":"):
+        return "DuckDB needs a file: what is in memory is gone after the sync."
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):", path)
+    if scheme is None:
+        return None
+    if scheme[1].lower() in ("md", "motherduck"):
+        return "MotherDuck is not supported, only a DuckDB file on this machine."
+    # What follows may hold a password.
+    return f"what begins with {scheme[0]!r} is no file on this machine."
+
+
+def _name_problem(path: Path) -> str | None:
+    """Why a DuckDB file cannot have this name; None when it can.
+
+    DuckDB calls the database by what stands before the first dot, and tells it from a schema by
+    its name alone, in any case. dbt writes that name into its SQL as it is.
+    """
+    database = path.name.split(".")[0].lower()
+    if database in (RAW_DATASET, f"{RAW_DATASET}_staging", MART_SCHEMA, *_DUCKDB_SCHEMAS):
+        return f"DuckDB would take the schema {database} for it."
+    signs = _UNFIT_IN_PATHS & set(str(path)) or _UNFIT_IN_NAMES & set(path.name)
+    signs = signs or {sign for sign in path.name if not sign.isprintable()}
+    if signs:
+        return f"DuckDB or dbt misreads the character {min(signs)!r} in it."
+    if database != database.strip():
+        return "dbt would leave out the space at its beginning or end."
+    return None
+
+
+def _file_problem(path: Path) -> str | None:
+    """Why what is at the path is no DuckDB file; None when it is, or nothing is there."""
+    if path.is_dir():
+        return f"{path} is a directory."
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(12)
+    except PermissionError:
+        return f"this user may not read {path}."
+    # https://duckdb.org/docs/stable/internals/storage
+    return f"{path} is no DuckDB database." if beginning and beginning[8:] != b"DUCK" else None
 
 
 class _DuckDBEvents(EventsJob, DuckDbCopyJob):

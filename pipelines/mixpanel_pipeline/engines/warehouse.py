@@ -50,7 +50,13 @@ class Warehouse(ABC):
 
     @abstractmethod
     def kept_open(self) -> AbstractContextManager[object]:
-        """Spares the database to be opened anew for every statement."""
+        """Spares the database to be opened anew for every statement.
+
+        Nobody else may be able to open it meanwhile: hold it to write, never to wait for Mixpanel.
+
+        Raises:
+            SyncError: Somebody else has it open, and did not let go of it in time.
+        """
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[None]:

@@ -128,7 +128,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._warehouse.kept_open(), self._opened() as (pipeline, spool):
+        with self._opened() as (pipeline, spool):
             watermark = _watermark(pipeline)
             mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
             self._begin(mode, watermark)
@@ -147,7 +147,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._warehouse.kept_open(), self._opened() as (pipeline, spool):
+        with self._opened() as (pipeline, spool):
             self._begin(mode, _watermark(pipeline))
             if mode == "backfill":
                 self._loaded.loaded_to_date = already
@@ -209,17 +209,18 @@ class Loader:
         for download in downloads(stage, self._fetcher.fetch, spool, parallel=parallel):
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
-            # Days without events need no commit.
-            if not download.delivered.is_empty:
-                has_moved = loaded.delivery.events_received > received_before
-                sets_back = stage.restarts and not has_moved
-                self._commit(pipeline, stage, download.delivered, sets_back=sets_back)
-            download.delivered.remove()
-            loaded.days_done += download.days.length
-            loaded.loaded_to_date = max(
-                download.days.to_date, loaded.loaded_to_date or download.days.to_date
-            )
-            self._committed()
+            with self._warehouse.kept_open():
+                # Days without events need no commit.
+                if not download.delivered.is_empty:
+                    has_moved = loaded.delivery.events_received > received_before
+                    sets_back = stage.restarts and not has_moved
+                    self._commit(pipeline, stage, download.delivered, sets_back=sets_back)
+                download.delivered.remove()
+                loaded.days_done += download.days.length
+                loaded.loaded_to_date = max(
+                    download.days.to_date, loaded.loaded_to_date or download.days.to_date
+                )
+                self._committed()
             started = time.monotonic()
             loaded.load_seconds += started - arrived
 
@@ -229,7 +230,8 @@ class Loader:
         answer.path.touch()
         today = Window(self._now.date(), self._now.date())
         delivered = self._fetcher.decode(answer, today)
-        self._commit(pipeline, Stage(today, None, self._now), delivered, sets_back=False)
+        with self._warehouse.kept_open():
+            self._commit(pipeline, Stage(today, None, self._now), delivered, sets_back=False)
 
     def _commit(
         self, pipeline: dlt.Pipeline, stage: Stage, delivered: Delivered, *, sets_back: bool
@@ -278,8 +280,9 @@ class Loader:
                 dataset_name=RAW_DATASET,
                 pipelines_dir=str(directory),
             )
-            pipeline = _restored(pipeline, self._warehouse)
-            self._new_events.remove_unfinished()
+            with self._warehouse.kept_open():
+                pipeline = _restored(pipeline, self._warehouse)
+                self._new_events.remove_unfinished()
             yield pipeline, spool
             if not _has_loaded(pipeline):
                 self._create_tables(pipeline, spool)

@@ -87,7 +87,8 @@ class Run:
         """Take the steps under the lock; then the summary, and the run's row, say how it went."""
         try:
             with self.warehouse.lock():
-                self._id = self._runs.start(self.now, self.summary.mode)
+                with self.warehouse.kept_open():
+                    self._id = self._runs.start(self.now, self.summary.mode)
                 try:
                     with self._progress.shown():
                         steps()
@@ -103,6 +104,8 @@ class Run:
             logger.warning("Another sync of this database is running: %s.", holder)
         except _EXPECTED as error:
             self._fail(error)
+            if self._id is None:
+                self._note()
         finally:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
 
@@ -131,7 +134,8 @@ class Run:
         self._progress.step = "Building the models"
         started = time.monotonic()
         try:
-            transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
+            with self.warehouse.kept_open():
+                transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
         finally:
             self._transform_seconds = time.monotonic() - started
 
@@ -222,9 +226,20 @@ class Run:
     def _finish(self) -> None:
         if self._id is None:
             return
-        # A database that has gone is what the run failed of; the next run completes the record.
-        with suppress(duckdb.Error, psycopg2.Error):
-            finished_at = self.now + timedelta(seconds=time.monotonic() - self._started)
-            self._keep(
-                status=self.summary.status, error=self.summary.error, finished_at=finished_at
-            )
+        try:
+            self._keep(**self._outcome())
+        except (duckdb.Error, psycopg2.Error, SyncError):
+            # The database is what the run failed of, mostly.
+            self._note()
+
+    def _note(self) -> None:
+        """Leave it to the next run to enter what became of this one; the summary tells it now."""
+        with suppress(OSError):
+            self._runs.note(self._id, self.now, self.summary.mode, **self._outcome())
+
+    def _outcome(self) -> dict[str, object]:
+        return {
+            "status": self.summary.status,
+            "error": self.summary.error,
+            "finished_at": self.now + timedelta(seconds=time.monotonic() - self._started),
+        }

@@ -3,9 +3,13 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
+
+from dlt.common.runtime import run_context
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.project import RAW_DATASET, version
@@ -51,7 +55,8 @@ class SyncRuns:
     """The record of runs in a warehouse; the caller holds the warehouse's lock.
 
     One row a run, from its start on: a run that dies leaves its row as `running`, which the next
-    run makes `failed`.
+    run makes `failed`. What the database could not be told of a run, the next one enters from a
+    file on this machine.
     """
 
     warehouse: Warehouse
@@ -62,6 +67,7 @@ class SyncRuns:
         self.warehouse.execute(f"create schema if not exists {RAW_DATASET}")
         self.warehouse.execute(f"create table if not exists {TABLE} ({columns})")
         self._add_missing_columns()
+        self._enter_noted()
         self.warehouse.execute(
             f"update {TABLE} set status = 'failed', error = %s where status = 'running'", [_DIED]
         )
@@ -73,6 +79,45 @@ class SyncRuns:
             [run_id, now, mode, self.warehouse.name, version()],
         )
         return run_id
+
+    def note(self, run_id: str | None, now: datetime, mode: str, **outcome: Any) -> None:
+        """Keep what became of a run, which the database cannot be told; None if it has no row yet.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        row = {
+            "id": run_id or f"{time.time():.6f}",
+            "started_at": now,
+            "mode": mode,
+            "destination": self.warehouse.name,
+            "version": version(),
+            **outcome,
+        }
+        self._notes.parent.mkdir(parents=True, exist_ok=True)
+        with self._notes.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, default=datetime.isoformat) + "\n")
+
+    @property
+    def _notes(self) -> Path:
+        directory = Path(run_context.active().data_dir) / "pipelines"
+        return directory / f"mixpanel-{self.warehouse.fingerprint}-runs.jsonl"
+
+    def _enter_noted(self) -> None:
+        if not self._notes.exists():
+            return
+        for line in self._notes.read_text(encoding="utf-8").splitlines():
+            # A line that a full disk cut off says nothing.
+            with suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                names, places = ", ".join(row), ", ".join(["%s"] * len(row))
+                self.warehouse.execute(
+                    f"insert into {TABLE} ({names}) values ({places}) on conflict (id) do update "
+                    "set status = excluded.status, error = excluded.error, "
+                    "finished_at = excluded.finished_at",
+                    list(row.values()),
+                )
+        self._notes.unlink()
 
     def _add_missing_columns(self) -> None:
         existing = self.warehouse.columns(RAW_DATASET, "sync_runs")
