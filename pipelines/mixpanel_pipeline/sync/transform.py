@@ -1,8 +1,12 @@
 """The transformation: dbt builds what depends on the raw dataset."""
 
 import contextlib
+import hashlib
 import os
 import sys
+from pathlib import Path
+
+from dlt.common.runtime import run_context
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
@@ -43,6 +47,20 @@ def transform(
             f"dbt build failed: {_reason(result)} What was loaded is kept and is counted by the "
             "next run that succeeds: mend it and run again."
         )
+
+
+def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
+    """Where dbt keeps what it parsed, and where its logs go.
+
+    `DBT_TARGET_PATH` and `DBT_LOG_PATH` say otherwise than beside dlt's own files: the checkout
+    may be read-only.
+    """
+    # What is parsed is of one project, with one database's name in it.
+    project = hashlib.sha256(str(DBT_PROJECT).encode()).hexdigest()[:8]
+    state = Path(run_context.active().data_dir) / "dbt" / f"{project}-{warehouse.fingerprint}"
+    target = os.environ.get("DBT_TARGET_PATH") or state / "target"
+    logs = os.environ.get("DBT_LOG_PATH") or state / "logs"
+    return Path(target).absolute(), Path(logs).absolute()
 
 
 def _teller(progress: Progress):  # type: ignore[no-untyped-def]
