@@ -1,4 +1,4 @@
-"""dbt as its users call it: the same database, from the root or from inside the project."""
+"""dbt as its users call it: through the command, or plainly by the environment."""
 
 import os
 import subprocess
@@ -11,22 +11,35 @@ from tests.conftest import NOW
 from tests.warehouses import subscribers
 
 ROOT = Path(__file__).parents[1]
-DBT = Path(sys.executable).with_name("dbt")
+PROJECT = ROOT / "dbt_project"
+COMMAND = [sys.executable, ROOT / "pipelines/run.py", "dbt"]
+PLAINLY = [Path(sys.executable).with_name("dbt")]
+AS_A_MODULE = [sys.executable, "-m", "dbt.cli.main"]
+AS_A_LIBRARY = [
+    sys.executable,
+    "-c",
+    "import sys; from dbt.cli.main import dbtRunner; "
+    "sys.exit(not dbtRunner().invoke(sys.argv[1:]).success)",
+]
 SESSION = {
     "event": "$ae_session",
     "properties": {"time": int(NOW.timestamp()), "distinct_id": "ada"},
 }
 
 
-def dbt(*arguments, directory=ROOT, environment=None):
-    done = subprocess.run(
-        [DBT, *arguments],
+def call(command, *arguments, directory=ROOT):
+    return subprocess.run(
+        [*command, *arguments],
         cwd=directory,
-        env=os.environ | (environment or {}),
         capture_output=True,
         text=True,
+        encoding="utf-8",
         timeout=120,
     )
+
+
+def dbt(*arguments, command=COMMAND, directory=ROOT):
+    done = call(command, *arguments, directory=directory)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -37,17 +50,9 @@ def loaded(mixpanel, run_sync):
     assert run_sync(skip_transform=True).events_new == 1
 
 
-def test_from_the_root(warehouse, loaded):
-    dbt("run", "--full-refresh", "--project-dir", "dbt_project")
-    assert set(subscribers(warehouse)) == {"ada"}
-
-
-def test_from_inside_the_project(warehouse, loaded):
-    dbt("run", "--full-refresh", directory=ROOT / "dbt_project")
-    assert set(subscribers(warehouse)) == {"ada"}
-
-
-def test_the_connection_may_stand_in_toml_files(warehouse, loaded, monkeypatch, tmp_path):
+@pytest.fixture
+def in_toml_files(warehouse, monkeypatch, tmp_path):
+    """The connection stands there, and not in the environment."""
     prefix = f"DESTINATION__{warehouse.name.upper()}__CREDENTIALS"
     settings = tmp_path / "project" / ".dlt"
     if warehouse.name == "duckdb":
@@ -57,20 +62,65 @@ def test_the_connection_may_stand_in_toml_files(warehouse, loaded, monkeypatch, 
         secrets = "[destination.postgres.credentials]\n" + "".join(
             f'{name} = "{os.environ[f"{prefix}__{name.upper()}"]}"\n' for name in names
         )
-    (settings / "secrets.toml").write_text(secrets)
-    (settings / "config.toml").write_text(f'destination_type = "{warehouse.name}"\n')
+    (settings / "secrets.toml").write_text(secrets, encoding="utf-8")
+    (settings / "config.toml").write_text(
+        f'destination_type = "{warehouse.name}"\n', encoding="utf-8"
+    )
     for name in [name for name in os.environ if name.startswith(prefix)]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("DESTINATION_TYPE")
-    dbt("run", "--project-dir", "dbt_project")
+
+
+def test_the_command_passes_the_connection_on_from_anywhere(
+    warehouse, loaded, in_toml_files, tmp_path
+):
+    dbt("run", directory=tmp_path)
     assert set(subscribers(warehouse)) == {"ada"}
+
+
+def test_the_command_gives_dbts_own_exit_code_and_output(warehouse):
+    done = call(COMMAND, "run", "--no-such-option")
+    assert done.returncode == 2
+    assert "No such option" in done.stderr
+
+
+def test_the_command_without_a_connection_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("DESTINATION_TYPE", "postgres")
+    done = call(COMMAND, "run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "DESTINATION__POSTGRES__CREDENTIALS__HOST" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [PLAINLY, AS_A_MODULE, AS_A_LIBRARY], ids=["dbt", "module", "library"]
+)
+def test_plain_dbt_works_by_the_environment(warehouse, loaded, command):
+    dbt("run", command=command, directory=PROJECT)
+    assert set(subscribers(warehouse)) == {"ada"}
+
+
+def test_plain_dbt_from_the_root_finds_a_relative_path(warehouse, loaded, monkeypatch):
+    if warehouse.name == "duckdb":
+        path = os.path.relpath(warehouse.path, ROOT)
+        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", path)
+    folders = ("--project-dir", "dbt_project", "--profiles-dir", "dbt_project")
+    dbt("run", *folders, command=PLAINLY)
+    assert set(subscribers(warehouse)) == {"ada"}
+
+
+def test_plain_dbt_never_creates_another_database(warehouse, loaded, in_toml_files):
+    before = set(ROOT.iterdir())
+    done = call(PLAINLY, "run", directory=PROJECT)
+    assert done.returncode != 0
+    assert "Env var required but not provided" in done.stdout + done.stderr
+    assert set(ROOT.iterdir()) == before
 
 
 def test_a_whole_build_passes_with_every_test(warehouse, loaded):
     # What is loaded happened long ago.
-    output = dbt(
-        "--warn-error", "build", "--exclude", "tag:freshness", "--project-dir", "dbt_project"
-    )
+    output = dbt("--warn-error", "build", "--exclude", "tag:freshness")
     assert "ERROR=0" in output
     assert "unit_test" in output or "PASS" in output
 
@@ -79,6 +129,6 @@ def test_a_rebuild_equals_what_was_added_up(warehouse, loaded, mixpanel, run_syn
     mixpanel.add([SESSION])
     run_sync()
     before = subscribers(warehouse)
-    dbt("run", "--full-refresh", "--project-dir", "dbt_project")
+    dbt("run", "--full-refresh")
     assert subscribers(warehouse) == before
     assert before["ada"]["app_sessions"] == 2

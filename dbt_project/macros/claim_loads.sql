@@ -84,6 +84,7 @@
 
 
 {% macro open_ledger(ledger) -%}
+    {{ adapter.dispatch('lock_creation')(ledger) }}
     create table if not exists {{ ledger }} (
         model text not null,
         load_id text not null,
@@ -97,40 +98,16 @@
 
 
 {# DuckDB lets one process write. #}
-{% macro duckdb__lock_ledger(ledger) %}{% endmacro %}
+{% macro default__lock_creation(relation) %}{% endmacro %}
 
 
-{# Two runs at once would both see a load unclaimed; the second waits here until the first committed. #}
-{% macro postgres__lock_ledger(ledger) -%}
-    lock table {{ ledger }} in share row exclusive mode;
-{%- endmacro %}
+{% macro default__lock_ledger(ledger) %}{% endmacro %}
 
 
 {% macro default__read_all_events(ledger) %}{% endmacro %}
 
 
-{#
-    PostgreSQL would take the claims for one row and look up each load by itself: minutes, not
-    seconds. And it cannot know how many subscribers there are: guessing a tenth of the events, it
-    would sort those, payloads included, on disk. Until the transaction ends.
-#}
-{% macro postgres__read_all_events(ledger) -%}
-    analyze {{ ledger }};
-    set local enable_sort = off;
-{%- endmacro %}
-
-
 {% macro default__look_loads_up() %}{% endmacro %}
-
-
-{#
-    While the loads are few and large, PostgreSQL would rather read all events than look up the new
-    ones; and its costs, raised by that, would make it compile the query. Until the transaction ends.
-#}
-{% macro postgres__look_loads_up() -%}
-    set local enable_seqscan = off;
-    set local jit = off;
-{%- endmacro %}
 
 
 {# What is stored cannot be added to when it is not known, or not the same, what it counts. #}

@@ -4,6 +4,7 @@
     python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
     python pipelines/run.py --full-refresh
     python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
+    python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
     python pipelines/run.py demo                try it against a local Mixpanel
 
 Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the README lists them.
@@ -37,13 +38,15 @@ EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["dbt"]:
+        return _dbt(arguments[1:])
     parser = _parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _terminate)
-    # dlt looks for .dlt in the current folder otherwise; a schedule may start us anywhere.
-    os.environ.setdefault("DLT_PROJECT_DIR", str(Path(__file__).resolve().parents[3]))
+    _find_settings()
     # Importing dlt takes a second, which --help and a mistyped option do not owe.
     from mixpanel_pipeline.source.errors import ConfigurationError
 
@@ -63,6 +66,23 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         return _report_failure(options, "Interrupted. It is safe to run again.")
+
+
+def _find_settings() -> None:
+    # dlt looks for .dlt in the current folder otherwise; a schedule may start us anywhere.
+    os.environ.setdefault("DLT_PROJECT_DIR", str(Path(__file__).resolve().parents[3]))
+
+
+def _dbt(arguments: list[str]) -> int:
+    _find_settings()
+    from mixpanel_pipeline.cli.dbt import run_dbt
+    from mixpanel_pipeline.source.errors import ConfigurationError
+
+    try:
+        run_dbt(arguments)
+    except ConfigurationError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
 
 
 def _report_failure(options: argparse.Namespace, message: str) -> int:
@@ -175,8 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["audit", "demo"],
+        choices=["audit", "dbt", "demo"],
         help="audit: compare what is loaded with Mixpanel's own counts; "
+        "dbt: what follows is dbt's, like `dbt test`; "
         "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
     )
     parser.add_argument(

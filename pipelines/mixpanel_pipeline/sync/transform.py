@@ -1,8 +1,14 @@
 """The transformation: dbt builds what depends on the raw dataset."""
 
 import contextlib
+import hashlib
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlt.common.runtime import run_context
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
@@ -19,30 +25,52 @@ def transform(
     cost of a sync has to follow what is new.
 
     Raises:
-        SyncError: A model or a test failed; what was loaded stays, the next run counts it.
+        SyncError: A model or a test failed; the message says whether what was loaded is counted.
+    """
+    arguments = ["build", "--select", "source:mixpanel+"]
+    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
+    arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
+    result = call_dbt(warehouse, arguments, [_teller(progress)] if progress else [])
+    if not result.success:
+        raise SyncError(f"dbt build failed: {_reason(result)}")
+
+
+def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence[Any] = ()) -> Any:
+    """What dbt makes of the arguments, in this process and by the settings of this project only.
+
+    It prints nothing: what it has to say of a failure is in its result.
     """
     # Importing dbt takes seconds, which a sync that only loads does not owe.
     from dbt.cli.main import dbtRunner
 
+    target, logs = dbt_folders(warehouse)
     # Nobody reads dbt's files of a sync, and writing them takes longer than its models.
-    arguments = ["--quiet", "--log-level-file", "none", "--no-write-json"]
-    arguments += ["build", "--select", "source:mixpanel+"]
-    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
-    arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
-    arguments += ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
-    arguments += ["--target", warehouse.name]
+    settings = ["--log-level", "none", "--log-level-file", "none", "--no-write-json"]
+    settings += ["--log-path", str(logs)]
+    project = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
+    project += ["--target", warehouse.name, "--target-path", str(target)]
     with _environment(warehouse.environment), contextlib.redirect_stdout(sys.stderr):
-        result = dbtRunner(callbacks=[_teller(progress)] if progress else []).invoke(arguments)
+        result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *project])
     if warehouse.name == "duckdb":
         # dbt keeps the file, and its lock, until the process ends.
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
         DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
-    if not result.success:
-        raise SyncError(
-            f"dbt build failed: {_reason(result)} What was loaded is kept and is counted by the "
-            "next run that succeeds: mend it and run again."
-        )
+    return result
+
+
+def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
+    """Where dbt keeps what it parsed, and where its logs go.
+
+    `DBT_TARGET_PATH` and `DBT_LOG_PATH` say otherwise than beside dlt's own files: the checkout
+    may be read-only.
+    """
+    # What is parsed is of one project, with one database's name in it.
+    project = hashlib.sha256(str(DBT_PROJECT).encode()).hexdigest()[:8]
+    state = Path(run_context.active().data_dir) / "dbt" / f"{project}-{warehouse.fingerprint}"
+    target = os.environ.get("DBT_TARGET_PATH") or state / "target"
+    logs = os.environ.get("DBT_LOG_PATH") or state / "logs"
+    return Path(target).absolute(), Path(logs).absolute()
 
 
 def _teller(progress: Progress):  # type: ignore[no-untyped-def]
@@ -57,7 +85,15 @@ def _teller(progress: Progress):  # type: ignore[no-untyped-def]
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]):  # type: ignore[no-untyped-def]
+    """Within, the environment is that of the process with `variables`, and without dbt's own.
+
+    Every option of dbt has a variable, and many of them (`DBT_EMPTY`, `DBT_RESOURCE_TYPES`) would
+    leave events uncounted without a word.
+    """
     before = dict(os.environ)
+    for name in before:
+        if name.startswith("DBT_"):
+            del os.environ[name]
     os.environ.update(variables)
     try:
         yield
@@ -66,12 +102,40 @@ def _environment(variables: dict[str, str]):  # type: ignore[no-untyped-def]
         os.environ.update(before)
 
 
-def _reason(result) -> str:  # type: ignore[no-untyped-def]
-    if result.exception is not None:
-        return " ".join(str(result.exception).split())
-    failures = [
-        f"{node.node.name}: {' '.join((node.message or str(node.status)).split())}"
+# Where in a file of dbt's, and in which line of a function, says nothing that the message does not.
+_NOISE = ("compiled code at", "CONTEXT:")
+
+
+def described_failure(result: Any) -> str:
+    """What failed of what `call_dbt` was to do, in one line without a full stop."""
+    if result.exception is not None or result.result is None:
+        return _in_one_line(str(result.exception))
+    return "; ".join(
+        f"{node.node.name}: {_in_one_line(node.message or str(node.status))}"
         for node in result.result
         if node.status in ("error", "fail", "runtime error")
+    )
+
+
+def _reason(result: Any) -> str:
+    """What failed, and what that means for what was loaded."""
+    not_built = "What was loaded is kept, and is counted by the next sync that builds the models"
+    failure = described_failure(result)
+    if result.exception is not None or result.result is None:
+        return f"{failure}. {not_built}: mend it and run again."
+    unbuilt = [
+        node.node.name
+        for node in result.result
+        if node.node.resource_type == "model" and node.status != "success"
     ]
-    return "; ".join(failures) + "."
+    if unbuilt:
+        return f"{failure}. {not_built} ({', '.join(unbuilt)}): mend it and run again."
+    return (
+        f"{failure}. The models are built and what was loaded is counted, but a test does not "
+        "pass; look at its rows with: python pipelines/run.py dbt test --store-failures"
+    )
+
+
+def _in_one_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(_NOISE)).rstrip(".")

@@ -1,0 +1,225 @@
+"""On PostgreSQL, what others built on the models and were granted stays, and nobody waits."""
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixpanel_pipeline import project
+from mixpanel_pipeline.sync import transform
+from tests.conftest import NOW
+from tests.warehouses import rows, subscribers
+
+pytestmark = pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+
+VIEWS = ("stg_mixpanel__events", "event_lateness", "sync_health")
+
+
+def event(who="ada", name="$ae_session"):
+    return {"event": name, "properties": {"time": int(NOW.timestamp()), "distinct_id": who}}
+
+
+@pytest.fixture
+def copied_project(monkeypatch, tmp_path):
+    """A copy of the dbt project that a test may change."""
+    copy = tmp_path / "dbt_project"
+    ignored = shutil.ignore_patterns("target", "logs")
+    shutil.copytree(project.DBT_PROJECT, copy, ignore=ignored)
+    monkeypatch.setattr(project, "DBT_PROJECT", copy)
+    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
+    monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
+    # The documented columns and the invariants are those of the metrics as they are.
+    (copy / "models/marts/subscribers.yml").unlink()
+    yield copy
+    project.metrics.cache_clear()
+
+
+def declare(copy, edit):
+    path = copy / "dbt_project.yml"
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    edit(declared["vars"]["metrics"])
+    path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
+    project.metrics.cache_clear()
+
+
+@pytest.fixture
+def kept(warehouse):
+    """Returns every view and table, by its identity, with who may read it."""
+
+    def kept():
+        return rows(
+            warehouse,
+            "select c.oid, n.nspname, c.relname, c.relacl::text from pg_class c "
+            "join pg_namespace n on n.oid = c.relnamespace "
+            "where n.nspname in ('analysts', 'mixpanel') and c.relkind in ('v', 'r') order by 1",
+        )
+
+    return kept
+
+
+@pytest.fixture
+def analyst(warehouse, kept):
+    """Builds views on every model, lets everybody read, and returns what is to be kept."""
+
+    def build():
+        warehouse.execute("create schema analysts")
+        for name in (*VIEWS, "subscribers"):
+            columns = "subscriber_id, app_sessions" if name == "subscribers" else "*"
+            warehouse.execute(
+                f"create view analysts.my_{name} as select {columns} from mixpanel.{name};"
+                f"grant select on mixpanel.{name} to public"
+            )
+        return kept()
+
+    return build
+
+
+def test_views_and_grants_of_others_survive_whatever_is_built(
+    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+):
+    mixpanel.add([event()])
+    assert run_sync().status == "ok"
+    before = analyst()
+    mixpanel.add([event("eve")])
+    assert run_sync().error is None
+    assert kept() == before
+    assert run_sync(full_refresh=True).error is None
+    assert kept() == before
+    declare(copied_project, lambda metrics: metrics.update(again={"event": "$ae_session"}))
+    declare(copied_project, lambda metrics: metrics.pop("paywall_views"))
+    assert run_sync(full_refresh=True).error is None
+    assert kept() == before
+    assert {who: row["again"] for who, row in subscribers(warehouse).items()} == {
+        "ada": 1,
+        "eve": 1,
+    }
+    assert rows(warehouse, "select * from analysts.my_subscribers order by 1") == [
+        ("ada", 1),
+        ("eve", 1),
+    ]
+
+
+def test_a_column_that_others_use_is_not_dropped(
+    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+):
+    mixpanel.add([event()])
+    run_sync()
+    before = analyst()
+    stored = subscribers(warehouse)
+    declare(copied_project, lambda metrics: metrics.pop("app_sessions"))
+    failed = run_sync(full_refresh=True)
+    assert failed.status == "failed"
+    assert "analysts.my_subscribers" in str(failed.error)
+    assert "app_sessions" in str(failed.error)
+    assert "cascade" not in str(failed.error).lower()
+    assert kept() == before
+    assert subscribers(warehouse) == stored
+    warehouse.execute("drop view analysts.my_subscribers")
+    declare(copied_project, lambda metrics: metrics.update(one={"event": "$ae_session"}))
+    assert run_sync(full_refresh=True).error is None
+    assert "app_sessions" not in subscribers(warehouse)["ada"]
+
+
+def test_an_open_reader_holds_nobody_up(mixpanel, warehouse, run_sync, monkeypatch):
+    mixpanel.add([event()])
+    run_sync()
+    mixpanel.add([event("eve")])
+    # Whoever had to wait would fail.
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=2s")
+    with closing(warehouse.connect()) as reader, closing(reader.cursor()) as cursor:
+        for name in (*VIEWS, "subscribers"):
+            cursor.execute(f"select * from mixpanel.{name}")
+        assert run_sync().error is None
+        assert run_sync(full_refresh=True).error is None
+        with closing(warehouse.connect()) as other, closing(other.cursor()) as second:
+            second.execute("select count(*) from mixpanel.subscribers")
+            assert second.fetchone() == (2,)
+        cursor.execute("select count(*) from mixpanel.subscribers")
+        assert cursor.fetchone() == (2,)
+
+
+def edit(copy, model, old, new):
+    path = copy / model
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_a_view_whose_sql_changed_is_replaced_in_place(
+    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+):
+    mixpanel.add([event()])
+    run_sync()
+    before = analyst()
+    edit(
+        copied_project,
+        "models/staging/stg_mixpanel__events.sql",
+        "    events.distinct_id,",
+        "    cast(upper(events.distinct_id) as varchar) as distinct_id,\n    7 as seven,",
+    )
+    assert run_sync().error is None
+    assert kept() == before
+    assert rows(warehouse, "select distinct_id, seven from mixpanel.stg_mixpanel__events") == [
+        ("ADA", 7)
+    ]
+
+
+def test_a_view_that_loses_a_column_keeps_its_grants_and_refuses_to_break_others(
+    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+):
+    mixpanel.add([event()])
+    run_sync()
+    before = analyst()
+    edit(
+        copied_project,
+        "models/staging/stg_mixpanel__events.sql",
+        "    events.replaced_characters,\n",
+        "",
+    )
+    failed = run_sync()
+    assert failed.status == "failed"
+    assert "analysts.my_stg_mixpanel__events" in str(failed.error)
+    assert kept() == before
+    warehouse.execute("drop view analysts.my_stg_mixpanel__events, analysts.my_event_lateness")
+    assert run_sync().error is None
+    names = {name: acl for _, schema, name, acl in kept() if schema == "mixpanel"}
+    assert all("=r/" in names[name].replace("mixpanel=", "") for name in VIEWS)
+    assert "replaced_characters" not in warehouse.columns("mixpanel", "stg_mixpanel__events")
+
+
+def test_who_holds_a_view_that_must_change_is_told(mixpanel, warehouse, run_sync, copied_project):
+    mixpanel.add([event()])
+    run_sync()
+    edit(copied_project, "models/marts/sync_health.sql", "<= 7", "<= 8")
+    with closing(warehouse.connect()) as reader, closing(reader.cursor()) as cursor:
+        cursor.execute("select * from mixpanel.sync_health")
+        holder = f"process {reader.info.backend_pid} of mixpanel"
+        failed = run_sync()
+    assert failed.status == "failed"
+    assert holder in str(failed.error)
+    assert run_sync().error is None
+
+
+def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp_path):
+    mixpanel.add([event()])
+    run_sync(skip_transform=True)
+    both = [
+        subprocess.Popen(
+            [sys.executable, Path(project.ROOT, "pipelines/run.py"), "dbt", "run", *arguments],
+            env=os.environ | {"DBT_TARGET_PATH": str(tmp_path / f"target{number}")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        for number, arguments in enumerate([[], ["--full-refresh"]])
+    ]
+    for process in both:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+    assert subscribers(warehouse)["ada"]["app_sessions"] == 1
