@@ -24,7 +24,7 @@ def dbt(*arguments, directory=ROOT, environment=None):
         cwd=directory,
         env=os.environ | (environment or {}),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -57,8 +57,10 @@ def test_the_connection_may_stand_in_toml_files(warehouse, loaded, monkeypatch, 
         secrets = "[destination.postgres.credentials]\n" + "".join(
             f'{name} = "{os.environ[f"{prefix}__{name.upper()}"]}"\n' for name in names
         )
-    (settings / "secrets.toml").write_text(secrets)
-    (settings / "config.toml").write_text(f'destination_type = "{warehouse.name}"\n')
+    (settings / "secrets.toml").write_text(secrets, encoding="utf-8")
+    (settings / "config.toml").write_text(
+        f'destination_type = "{warehouse.name}"\n', encoding="utf-8"
+    )
     for name in [name for name in os.environ if name.startswith(prefix)]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("DESTINATION_TYPE")
