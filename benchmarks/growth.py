@@ -159,8 +159,8 @@ def _rebuild(warehouse: Warehouse, events: int) -> Row:
 def _single_query() -> str:
     """The counts as one query over the raw table: the models' SQL, without what keeps it exact."""
     compiled = ROOT / "dbt_project" / "target" / "compiled" / "mixpanel" / "models"
-    counts = (compiled / "marts" / "subscribers.sql").read_text()
-    events = (compiled / "staging" / "stg_mixpanel__events.sql").read_text()
+    counts = (compiled / "marts" / "subscribers.sql").read_text(encoding="utf-8")
+    events = (compiled / "staging" / "stg_mixpanel__events.sql").read_text(encoding="utf-8")
     subscriber = re.search(r"case\s+when distinct_id.*?\n    end", events, re.DOTALL)
     counts, views = re.subn(r"from \S+stg_mixpanel__events\"", f"from {_NAMED}", counts)
     counts, claims = re.subn(

@@ -79,10 +79,10 @@ def _held_by(pid: int) -> int:
     """The resident memory of a process and its descendants, in bytes; pages they share twice."""
     total = 0
     try:
-        resident = Path(f"/proc/{pid}/statm").read_text().split()[1]
+        resident = Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]
         total += int(resident) * _PAGE_BYTES
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
+            for child in (task / "children").read_text(encoding="utf-8").split():
                 total += _held_by(int(child))
     except (OSError, IndexError):
         # It has just ended.

@@ -285,7 +285,7 @@ class _TapAndTarget(Peer):
             "TARGET": job.program(_TARGET, "target-postgres"),
         }
         job.shell('"$TAP" --config tap.json --discover > discovered.json', **programs)
-        discovered = json.loads((job.work / "discovered.json").read_text())
+        discovered = json.loads((job.work / "discovered.json").read_text(encoding="utf-8"))
         export = next(one for one in discovered["streams"] if one["stream"] == "export")
         for entry in export["metadata"]:
             entry["metadata"]["selected"] = True
@@ -332,7 +332,7 @@ def _property_names(source: Source) -> list[str]:
 
 def _write(path: Path, value: Any) -> Path:
     """Write a JSON file and return its path."""
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
     return path.resolve()
 
 

@@ -19,7 +19,7 @@ def remember(section: str, rows: Iterable[Row]) -> None:
     results = _read()
     results[section] = {"machine": machine(), "rows": [asdict(row) for row in rows]}
     _DOCS.mkdir(exist_ok=True)
-    _RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    _RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write(sections: Iterable[str]) -> None:
@@ -38,7 +38,7 @@ def write(sections: Iterable[str]) -> None:
     ]
     if "load" in results:
         text += ["![events a second](benchmarks.svg)", ""]
-        (_DOCS / "benchmarks.svg").write_text(_chart(results["load"]["rows"]))
+        (_DOCS / "benchmarks.svg").write_text(_chart(results["load"]["rows"]), encoding="utf-8")
     for name in known:
         text += [f"## {name}", "", results[name]["machine"], ""]
         text += [
@@ -50,11 +50,13 @@ def write(sections: Iterable[str]) -> None:
             cells = [str(cell).replace("|", "\\|") for cell in (*row.values(), met)]
             text.append(f"| {' | '.join(cells)} |")
         text.append("")
-    (_DOCS / "benchmarks.md").write_text("\n".join(text))
+    (_DOCS / "benchmarks.md").write_text("\n".join(text), encoding="utf-8")
 
 
 def _read() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_RESULTS.read_text()) if _RESULTS.exists() else {}
+    found: dict[str, Any] = (
+        json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else {}
+    )
     return found
 
 

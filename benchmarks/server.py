@@ -46,7 +46,7 @@ class Workload:
 def serving(workload: Workload) -> Iterator[str]:
     """Serve a workload and yield the server's URL."""
     command = [sys.executable, "-m", "benchmarks.server", json.dumps(asdict(workload))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

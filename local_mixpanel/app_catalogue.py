@@ -113,9 +113,9 @@ def _step(event: str, number: int, variant: int) -> Step:
         case "DubAutoCopyInitiated":
             copied = {"copyAmount": amount, "isRecurring": number % 5 == 0}
             return event, _portfolio(number) | copied | _creator_type(number, variant)
-        case "Viewed Creator Profile":
+        case "Viewed Creator Profile" | "Viewed Creator Paywall":
             return event, _creator(number) | _creator_type(number, variant)
-        case "Tapped Creator Card" | "Viewed Creator Paywall" | "Viewed Stripe Modal":
+        case "Tapped Creator Card" | "Viewed Stripe Modal":
             return event, _creator(number)
         case "SubscriptionCreated":
             return event, _creator(number) | {"plan": "monthly", "price": 9.99, "currency": "USD"}

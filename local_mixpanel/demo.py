@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,15 +11,18 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from local_mixpanel import LocalMixpanel, traffic
+from mixpanel_pipeline.declaration import metrics, tracked_events
 from mixpanel_pipeline.engines import DuckDB
-from mixpanel_pipeline.project import MART_SCHEMA, ROOT, metrics
+from mixpanel_pipeline.project import MART_SCHEMA, ROOT
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.sync.pipeline import sync
 
 EVENTS = 95_000
 NEW_EVENTS = 2_000
-LOOK = """.venv/bin/python -c 'import duckdb; \
-duckdb.connect("demo.duckdb").sql("from mixpanel.subscribers").show()'"""
+# One subscriber with a line for each column: a terminal shows five of them side by side.
+LOOK = """.venv/bin/python -c 'import duckdb; duckdb.connect("demo.duckdb").sql("unpivot (\
+select columns(*)::text from mixpanel.subscribers as s order by s.events_processed desc limit 1\
+) on *").show(max_rows=100)'"""
 SUBSCRIBER_IDS = [
     "distinct_id",
     "$distinct_id",
@@ -46,6 +50,7 @@ def demo() -> int:
         _configure(server)
         server.add(traffic(seed=7, end=now - timedelta(hours=1), events=EVENTS))
         console.print(f"A local Mixpanel at {server.url} has {EVENTS:,} events of 45 days.")
+        _print_others(console, server)
         first_day = _sync(console, warehouse, "First sync", now)
         server.add(traffic(seed=8, end=now, days=1, events=NEW_EVENTS))
         console.print(f"{NEW_EVENTS:,} more events happen.")
@@ -58,7 +63,7 @@ def demo() -> int:
         console.print("[red]The counts differ from the server's own.[/]")
         return 1
     console.print(f"The counts of all {len(counted):,} subscribers are equal to the server's own.")
-    console.print("Everything is in demo.duckdb; to look around:")
+    console.print("Everything is in demo.duckdb; to look at the busiest subscriber:")
     console.print(f"  {LOOK}", highlight=False, soft_wrap=True)
     return 0
 
@@ -76,6 +81,15 @@ def _configure(server: LocalMixpanel) -> None:
         os.environ[f"SOURCES__MIXPANEL__{name}"] = value
 
 
+def _print_others(console: Console, server: LocalMixpanel) -> None:
+    names = Counter(json.loads(line)["event"] for line in server.lines(date.min, date.max))
+    tracked = sum(names.pop(name, 0) for name in tracked_events())
+    console.print(
+        f"No metric counts {names.total():,} of them ({', '.join(sorted(names))}): a sync does not "
+        f"ask for those, as long as the setting events is tracked. It receives {tracked:,}."
+    )
+
+
 def _sync(console: Console, warehouse: DuckDB, title: str, now: datetime) -> date | None:
     """The first day that was loaded; None when the sync failed."""
     console.print(f"\n[bold]{title}[/]")
@@ -88,7 +102,7 @@ def _sync(console: Console, warehouse: DuckDB, title: str, now: datetime) -> dat
 
 
 def _counts(warehouse: DuckDB) -> Counts:
-    columns = ", ".join(f"{name}::bigint" for name in metrics())
+    columns = ", ".join(f'"{name}"::bigint' for name in metrics())
     query = f"select subscriber_id, {columns} from {MART_SCHEMA}.subscribers"
     with closing(warehouse.connect()) as connection:
         rows = connection.sql(query).fetchall()

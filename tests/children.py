@@ -9,10 +9,10 @@ from datetime import datetime
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import dbt.adapters.duckdb.connections
-import dbt.adapters.postgres.connections
+import dbt.adapters.duckdb.connections  # noqa: F401
+import dbt.adapters.postgres.connections  # noqa: F401
 import dbt.cli.main  # noqa: F401
-import dlt.destinations.impl.duckdb.duck
+import dlt.destinations.impl.duckdb.duck  # noqa: F401
 import dlt.destinations.impl.postgres.postgres  # noqa: F401
 from dlt.common.runtime import run_context
 
@@ -56,7 +56,7 @@ def _sync(
     os.environ.clear()
     os.environ.update(environment)
     run_context.active().reload()
-    sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     if file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     summary = sync(open_warehouse(None), load_configuration(), now=now, **arguments)

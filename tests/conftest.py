@@ -1,18 +1,22 @@
 import os
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
+from mixpanel_pipeline import declaration, project
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.source import budget
 from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.sync import transform
 from mixpanel_pipeline.sync.pipeline import sync
 from mixpanel_pipeline.sync.summary import Summary
 from tests.postgresql import Server, postgresql_server
@@ -32,7 +36,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     settings = tmp_path / "project" / ".dlt"
     settings.mkdir(parents=True)
     (settings / "config.toml").write_text(
-        '[runtime]\nlog_level = "CRITICAL"\ndlthub_telemetry = false\n'
+        '[runtime]\nlog_level = "CRITICAL"\ndlthub_telemetry = false\n',
+        encoding="utf-8",
     )
     monkeypatch.setenv("DLT_PROJECT_DIR", str(settings.parent))
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
@@ -96,6 +101,35 @@ def run_sync(mixpanel: LocalMixpanel, warehouse: Warehouse) -> Callable[..., Sum
         return sync(warehouse, load_configuration(), now=now, **arguments)
 
     return run_sync
+
+
+@pytest.fixture
+def dbt_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A copy of the dbt project that syncs in this process use, to be changed."""
+    copy = tmp_path / "dbt_project"
+    ignored = shutil.ignore_patterns("target", "logs")
+    shutil.copytree(project.DBT_PROJECT, copy, ignore=ignored)
+    monkeypatch.setattr(project, "DBT_PROJECT", copy)
+    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
+    monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
+    declaration.metrics.cache_clear()
+    yield copy
+    declaration.metrics.cache_clear()
+
+
+@pytest.fixture
+def metrics(dbt_project: Path) -> Callable[..., None]:
+    """Changes the metrics; takes a function that does so in a dictionary, and the invariants."""
+    path = dbt_project / "dbt_project.yml"
+
+    def change(edit: Callable[[dict[str, Any]], object], invariants: Sequence[str] = ()) -> None:
+        declared = yaml.safe_load(path.read_bytes())
+        edit(declared["vars"]["metrics"])
+        declared["vars"]["invariants"] = list(invariants)
+        path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
+        declaration.metrics.cache_clear()
+
+    return change
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

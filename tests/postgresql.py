@@ -118,13 +118,13 @@ def postgresql_server(directory: Path) -> Iterator[Server]:
                     extra_groups=groups,
                 )
             if ended.returncode:
-                raise RuntimeError(f"{program} failed:\n{log.read_text(errors='replace')}")
+                raise RuntimeError(f"{program} failed:\n{log.read_text('utf-8', 'replace')}")
 
         def control(verb: str) -> None:
             run("pg_ctl", verb, "--pgdata", data, "--mode", "immediate", "--silent")
 
         password = secrets.token_urlsafe()
-        password_file.write_text(password)
+        password_file.write_text(password, encoding="utf-8")
         if account:
             _give(home, account)
             try:

@@ -1,47 +1,23 @@
 """What happens when the metrics, the database or its past are not what they were."""
 
-import shutil
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
-import yaml
 from dlt.common.versioned_state import compress_state, decompress_state
 
-from mixpanel_pipeline import project
 from mixpanel_pipeline.engines import open_warehouse
+from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync import transform
+from mixpanel_pipeline.sync.pipeline import sync
+from mixpanel_pipeline.sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
 
 def event(name="$ae_session", who="ada", **properties):
     time = int(NOW.timestamp())
-    return {"event": name, "properties": {"time": time, "distinct_id": who, **properties}}
-
-
-@pytest.fixture
-def metrics(monkeypatch, tmp_path):
-    """Changes the metrics in a copy of the dbt project; returns the function that does."""
-    copy = tmp_path / "dbt_project"
-    ignored = shutil.ignore_patterns("target", "logs")
-    shutil.copytree(project.DBT_PROJECT, copy, ignore=ignored)
-    monkeypatch.setattr(project, "DBT_PROJECT", copy)
-    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
-    monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
-    # The documented columns and the invariants are those of the metrics as they are.
-    Path(copy / "models/marts/subscribers.yml").unlink()
-
-    def change(edit):
-        path = copy / "dbt_project.yml"
-        declared = yaml.safe_load(path.read_text())
-        edit(declared["vars"]["metrics"])
-        path.write_text(yaml.safe_dump(declared, sort_keys=False))
-        project.metrics.cache_clear()
-
-    yield change
-    project.metrics.cache_clear()
+    return {"event": name, "properties": {"time": time, "distinct_id": who} | properties}
 
 
 def test_a_new_metric_is_counted_after_a_full_refresh(mixpanel, warehouse, run_sync, metrics):
@@ -115,3 +91,62 @@ def test_a_dataset_of_another_name_is_refused(warehouse, monkeypatch, name):
     monkeypatch.setenv(name, "analytics_raw")
     with pytest.raises(ConfigurationError, match=r"analytics_raw.*mixpanel_raw"):
         open_warehouse(None)
+
+
+def dbt_run(warehouse):
+    """dbt as a person runs it: the error, or None."""
+    try:
+        transform(warehouse, full_refresh=True)
+    except SyncError as error:
+        return str(error)
+    return None
+
+
+def test_dbt_alone_does_not_count_events_anew_that_were_never_loaded(
+    mixpanel, warehouse, run_sync, metrics
+):
+    old = {"time": int((NOW - timedelta(days=20)).timestamp())}
+    mixpanel.add([event(), event("Signed Up", **old), event("Signed Up")])
+    assert run_sync().status == "ok"
+    before = subscribers(warehouse)
+    metrics(lambda declared: declared.update(sign_ups={"event": "Signed Up"}))
+    for _ in range(2):
+        # The second time a sync has asked for the event, for the last days.
+        error = dbt_run(warehouse)
+        assert "Signed Up" in error
+        assert "2026-01-25" in error
+        assert error.count("python pipelines/run.py --full-refresh") == 1
+        assert subscribers(warehouse) == before
+        failed = run_sync()
+        assert failed.status == "failed"
+        assert "python pipelines/run.py --full-refresh" in failed.error
+    assert run_sync(full_refresh=True).status == "ok"
+    assert subscribers(warehouse)["ada"]["sign_ups"] == 2
+    assert dbt_run(warehouse) is None
+    assert subscribers(warehouse)["ada"]["sign_ups"] == 2
+
+
+def test_a_metric_of_loaded_events_is_counted_without_loading(
+    mixpanel, warehouse, run_sync, metrics
+):
+    mixpanel.add([event(), event(plan="premium")])
+    assert run_sync().status == "ok"
+    wanted = {"event": "$ae_session", "where": {"plan": "premium"}}
+    metrics(lambda declared: declared.update(premium_sessions=wanted))
+    failed = run_sync()
+    assert "python pipelines/run.py --skip-load --full-refresh" in str(failed.error)
+    requests = len(mixpanel.requests)
+    assert sync(warehouse, None, now=NOW, full_refresh=True).status == "ok"
+    assert len(mixpanel.requests) == requests
+    assert subscribers(warehouse)["ada"]["premium_sessions"] == 1
+
+
+def test_a_metric_that_was_away_lacks_the_days_between(mixpanel, warehouse, run_sync, metrics):
+    mixpanel.add([event()])
+    assert run_sync().status == "ok"
+    metrics(lambda declared: declared.pop("app_sessions"))
+    later = NOW + timedelta(days=3)
+    mixpanel._today = later.date
+    assert run_sync(now=later, skip_transform=True).status == "ok"
+    metrics(lambda declared: declared.update(app_sessions={"event": "$ae_session"}))
+    assert "$ae_session (4 days, 2026-03-10 to 2026-03-13)" in dbt_run(warehouse)

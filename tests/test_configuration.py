@@ -60,7 +60,8 @@ def test_everything_secret_is_known_as_such(configure):
 def test_settings_come_from_toml_files_too(configure, tmp_path):
     settings = tmp_path / "project" / ".dlt"
     (settings / "secrets.toml").write_text(
-        '[sources.mixpanel]\nproject_id = 1\nproject_secret = "from file"\nevents = ["A", "B"]\n'
+        '[sources.mixpanel]\nproject_id = 1\nproject_secret = "from file"\nevents = ["A", "B"]\n',
+        encoding="utf-8",
     )
     run_context.active().reload()
     assert configure().auth == ("from file", "")

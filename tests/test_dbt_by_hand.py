@@ -32,7 +32,6 @@ def call(command, *arguments, directory=ROOT):
         [*command, *arguments],
         cwd=directory,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         timeout=120,
     )

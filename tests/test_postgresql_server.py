@@ -64,7 +64,7 @@ def test_nothing_is_left_when_the_process_is_killed(tmp_path: Path) -> None:
             cwd=Path(__file__).parents[1],
             env=os.environ | {"TMPDIR": directory},
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         ) as process:
             assert process.stdout is not None
             port = int(process.stdout.readline())

@@ -56,7 +56,7 @@ def run(*arguments, directory=ROOT):
         cwd=directory,
         env=os.environ,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=120,
     )
 
@@ -198,7 +198,7 @@ def test_help_explains_every_option_and_exit_code():
 
 
 def test_every_option_and_setting_is_in_the_readme():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     options = set(re.findall(r"--[a-z-]+", run("--help").stdout))
     assert {option for option in options - {"--help"} if f"`{option}" not in readme} == set()
     from mixpanel_pipeline.source.configuration import MixpanelConfiguration

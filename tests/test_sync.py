@@ -292,7 +292,9 @@ def test_one_sync_at_a_time(mixpanel, warehouse, run_sync, caplog):
 
 def test_a_database_that_does_not_answer_is_a_failure(mixpanel, warehouse, monkeypatch):
     if warehouse.name == "duckdb":
-        warehouse.path.write_text("this is no DuckDB file, but it is long enough to be read " * 99)
+        warehouse.path.write_text(
+            "this is no DuckDB file, but it is long enough to be read " * 99, encoding="utf-8"
+        )
     else:
         warehouse.credentials.port = 9
     summary = sync(warehouse, load_configuration(), now=NOW)

@@ -55,7 +55,9 @@ def _known(path: str) -> Any:
     These are asked before an export: whether the account is valid, and which columns there are.
     """
     if path.endswith("/events/properties/top"):
-        names = json.loads(Path(os.environ["BENCHMARK_MIXPANEL_PROPERTIES"]).read_text())
+        names = json.loads(
+            Path(os.environ["BENCHMARK_MIXPANEL_PROPERTIES"]).read_text(encoding="utf-8")
+        )
         return {name: {"count": 1} for name in names}
     if path.endswith("/engage/properties"):
         # One of them: a schema without any ends some connectors.

@@ -14,11 +14,11 @@
     the loads after the merge would lose those that completed meanwhile.
 #}
 {% macro claim_loads(definition) %}
-    {# `definition`: the SQL that decides what is counted. Counts of two definitions must not be added. #}
+    {# `definition`: a text that decides what is counted. Counts of two definitions must not be added. #}
     {%- if execute -%}
         {%- set ledger = counted_loads(this) -%}
         {%- set model_name = text_literal(this.identifier) -%}
-        {%- set definition_hash = text_literal(local_md5(definition.split() | join(' '))) -%}
+        {%- set definition_hash = text_literal(local_md5(definition)) -%}
         {%- set rebuild = not is_incremental() -%}
 
         {%- call statement('open_ledger') -%}
@@ -26,6 +26,8 @@
         {%- endcall -%}
         {%- if not rebuild -%}
             {%- do check_ledger(ledger, model_name, definition_hash) -%}
+        {%- elif not flags.EMPTY -%}
+            {%- do check_events_are_loaded() -%}
         {%- endif -%}
 
         {%- if rebuild %}
@@ -127,8 +129,10 @@
         {%- set problem = "counts " ~ claims[2] ~ " loads that are no longer there" -%}
     {%- endif -%}
     {%- if problem -%}
+        {%- set not_loaded = events_not_loaded() -%}
         {%- do exceptions.raise_compiler_error(
-            this ~ " " ~ problem ~ ". Nothing was changed; count everything again with: dbt run --full-refresh"
+            this ~ " " ~ problem ~ ". Nothing was changed. "
+            ~ ("Not loaded are " ~ not_loaded ~ ". " if not_loaded) ~ how_to_count_anew(not_loaded)
         ) -%}
     {%- endif -%}
 {% endmacro %}

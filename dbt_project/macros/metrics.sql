@@ -1,24 +1,50 @@
-{# Whether any metric uses the event. #}
+{#
+    Names and texts of the declaration go into SQL as they are, line breaks included: nothing here
+    is indented or trimmed afterwards, which would reach into them.
+#}
+
+{# Whether any metric uses the event. Without metrics every event is one to process. #}
 {% macro is_tracked_event() -%}
+    {%- if var('metrics') -%}
     event in (
         {#- `unique` folds case unless told not to, and Mixpanel's names differ by case. #}
         {%- for event in var('metrics').values() | map(attribute='event') | unique(case_sensitive=true) %}
-        {{ text_literal(event) }}{{ ',' if not loop.last }}
+            {{ text_literal(event) }}{{ ',' if not loop.last }}
         {%- endfor %}
-    )
+        )
+    {%- else -%}
+    true
+    {%- endif -%}
+{%- endmacro %}
+
+
+{# One column per declared metric, in the order of their declaration, each followed by a comma. #}
+{% macro metric_columns() -%}
+    {%- for name, metric in var('metrics').items() -%}
+    {{ metric_expression(name, metric) }} as {{ adapter.quote(name) }},{{ '\n        ' if not loop.last }}
+    {%- endfor %}
 {%- endmacro %}
 
 
 {#
-    One column per declared metric, in the order of their declaration. Not `count(*) filter (…)`:
-    there DuckDB reads the properties of every event, in a `case` only of those it is about.
+    What decides what is counted, as one text: the ledger keeps its hash. Databases hold hashes of
+    this very form: changing it has everybody count everything again.
 #}
-{% macro metric_columns() -%}
+{% macro metrics_definition() -%}
+    {%- set columns = [] -%}
     {%- for name, metric in var('metrics').items() -%}
-    count(
-        case when {{ metric_condition(name, metric) }} then 1 end
-    ){{ ' > 0' if metric_is_flag(metric) }} as {{ name }}{{ ',\n    ' if not loop.last }}
-    {%- endfor %}
+        {%- do columns.append(metric_expression(name, metric) ~ ' as ' ~ name) -%}
+    {%- endfor -%}
+    {%- do return(subscriber_id().split() | join(' ') ~ columns | join(', ')) -%}
+{%- endmacro %}
+
+
+{#
+    Not `count(*) filter (…)`: there DuckDB reads the properties of every event, in a `case` only of
+    those it is about.
+#}
+{% macro metric_expression(name, metric) -%}
+    count( case when {{ metric_condition(name, metric) }} then 1 end ){{ ' > 0' if metric_is_flag(metric) }}
 {%- endmacro %}
 
 
@@ -27,12 +53,20 @@
 {%- endmacro %}
 
 
+{# The column of a metric in sums: a flag is 1 or 0. #}
+{% macro metric_as_number(name, metric) -%}
+    {{ 'cast(' ~ adapter.quote(name) ~ ' as integer)' if metric_is_flag(metric) else adapter.quote(name) }}
+{%- endmacro %}
+
+
+{# `run.py` checks the declaration more closely, and says where it is wrong; dbt by hand only this. #}
 {% macro metric_condition(name, metric) -%}
-    {%- set unknown = metric.keys() | reject('in', ['event', 'where', 'unless', 'kind']) | list -%}
-    {%- if 'event' not in metric or unknown or metric.get('kind', 'count') not in ['count', 'flag'] -%}
+    {%- set known = ['event', 'where', 'unless', 'kind', 'description'] -%}
+    {%- if metric is not mapping or 'event' not in metric or metric.keys() | reject('in', known) | list
+        or metric.get('kind', 'count') not in ['count', 'flag'] -%}
         {%- do exceptions.raise_compiler_error(
             "The metric " ~ name ~ " is declared as " ~ metric ~ ": it takes `event`, and may take "
-            ~ "`where` and `unless` (property: text) and `kind` (count or flag)."
+            ~ "`where` and `unless` (property: text), `kind` (count or flag) and `description`."
         ) -%}
     {%- endif -%}
     event = {{ text_literal(metric.event) }}
@@ -43,6 +77,28 @@
 {%- endmacro %}
 
 
+{# Jinja and the database agree on the lower case of ASCII alone. #}
 {% macro property_contains(name, text) -%}
-    {{ dbt.position(text_literal(text | string | lower), "lower(coalesce(" ~ property(name) ~ ", ''))") | trim }} > 0
+    {%- set text = text | string -%}
+    {%- set part = text_literal(text | lower) if text.isascii() else 'lower(' ~ text_literal(text) ~ ')' -%}
+    position( {{ part }} in lower(coalesce({{ property(name) }}, '')) ) > 0
+{%- endmacro %}
+
+
+{# A declared invariant as SQL: sums of metrics and numbers, compared. #}
+{% macro invariant_condition(invariant) -%}
+    {%- for token in modules.re.findall('[a-z_][a-z0-9_]*|[0-9]+|[<>]=|[^ ]', invariant) -%}
+        {%- set metric = var('metrics').get(token) -%}
+        {%- if metric -%}
+            {{ metric_as_number(token, metric) }}
+        {%- elif token == 'events_processed' or modules.re.fullmatch('[0-9]+|[<>]=|[-+=<>]', token) -%}
+            {{ token }}
+        {%- else -%}
+            {%- do exceptions.raise_compiler_error(
+                "The invariant `" ~ invariant ~ "` says `" ~ token ~ "`, which is no metric: it compares sums of "
+                ~ "metrics, as in `total_copies = total_regular_copies + total_premium_copies`."
+            ) -%}
+        {%- endif -%}
+        {{ ' ' if not loop.last }}
+    {%- endfor %}
 {%- endmacro %}

@@ -16,6 +16,31 @@
 {%- endmacro %}
 
 
+{#
+    The text as it is. Do not indent or trim SQL that holds it: `indent` breaks lines anew, inside
+    of literals too.
+#}
 {% macro text_literal(text) -%}
+    {{ adapter.dispatch('text_literal')(text) }}
+{%- endmacro %}
+
+
+{% macro default__text_literal(text) -%}
     {{ dbt.string_literal(dbt.escape_single_quotes(text)) }}
+{%- endmacro %}
+
+
+{# No text of PostgreSQL holds NUL: the events have the replacement character in its place. #}
+{% macro postgres__text_literal(text) -%}
+    {{ default__text_literal(text | replace('\0', '\ufffd')) }}
+{%- endmacro %}
+
+
+{# A statement of DuckDB ends at NUL, a text of it does not. #}
+{% macro duckdb__text_literal(text) -%}
+    {%- set parts = [] -%}
+    {%- for part in text.split('\0') -%}
+        {%- do parts.append(default__text_literal(part)) -%}
+    {%- endfor -%}
+    {{ parts[0] if parts | length == 1 else '(' ~ parts | join(' || chr(0) || ') ~ ')' }}
 {%- endmacro %}

@@ -4,5 +4,5 @@ from {{ ref('subscribers') }}
 where
     false
     {% for name, metric in var('metrics').items() if not metric_is_flag(metric) -%}
-    or {{ name }} < 0
+    or {{ adapter.quote(name) }} < 0
     {% endfor %}

@@ -34,11 +34,11 @@ recounted as (
         true
         {% for key, part in metric.get('where', {}).items() -%}
         {% set text = 'lower(' ~ property(key) ~ ')' -%}
-        and {{ text }} <> replace({{ text }}, {{ text_literal(part | string | lower) }}, '')
+        and {{ text }} <> replace({{ text }}, lower({{ text_literal(part | string) }}), '')
         {% endfor -%}
         {% for key, part in metric.get('unless', {}).items() -%}
         {% set text = 'lower(' ~ property(key) ~ ')' -%}
-        and {{ text }} is not distinct from replace({{ text }}, {{ text_literal(part | string | lower) }}, '')
+        and {{ text }} is not distinct from replace({{ text }}, lower({{ text_literal(part | string) }}), '')
         {% endfor -%}
         and event = {{ text_literal(metric.event) }}
     group by subscriber_id
@@ -55,7 +55,7 @@ recounted as (
         cast({{ aggregate }} as {{ dbt.type_string() }}) as amount
     from events
     where
-        false
+        {{ 'false' if var('metrics') else 'true' }}
         {% for metric in var('metrics').values() -%}
         or event = {{ text_literal(metric.event) }}
         {% endfor -%}
@@ -70,9 +70,9 @@ stored as (
     select
         subscriber_id,
         '{{ name }}' as metric,
-        cast({{ name }} as {{ dbt.type_string() }}) as amount
+        cast({{ adapter.quote(name) }} as {{ dbt.type_string() }}) as amount
     from {{ ref('subscribers') }}
-    where {{ name ~ (' = true' if metric_is_flag(metric) else ' <> 0') }}
+    where {{ adapter.quote(name) ~ (' = true' if metric_is_flag(metric) else ' <> 0') }}
     union all
     {% endfor %}
 

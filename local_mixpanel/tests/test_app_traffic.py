@@ -107,7 +107,7 @@ def test_all_events_of_the_metrics_are_there_and_some_more(events: list[Event]) 
 
 
 def test_creator_types_come_in_several_spellings_or_not_at_all(events: list[Event]) -> None:
-    for name in ("Viewed Creator Profile", "DubAutoCopyInitiated"):
+    for name in ("Viewed Creator Profile", "Viewed Creator Paywall", "DubAutoCopyInitiated"):
         types = Counter(
             event["properties"].get("creatorType") for event in events if event["event"] == name
         )

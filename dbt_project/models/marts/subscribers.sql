@@ -4,7 +4,7 @@
         incremental_strategy='merge_add',
         unique_key='subscriber_id',
         on_schema_change='fail',
-        pre_hook="{{ claim_loads(definition=subscriber_id() ~ metric_columns()) }}",
+        pre_hook="{{ claim_loads(definition=metrics_definition()) }}",
         meta={'merge_add': {
             'first_event_at': 'least',
             'last_event_at': 'greatest',
@@ -24,7 +24,7 @@ claimed_events as (
         _dlt_load_id in (
             {{ claimed_loads() | indent(8) }}
         )
-        and {{ is_tracked_event() | indent(4) }}
+        and {{ is_tracked_event() }}
         and subscriber_id is not null
 
 ),
@@ -33,7 +33,7 @@ counted as (
 
     select
         subscriber_id,
-        {{ metric_columns() | indent(4) }},
+        {{ metric_columns() }}
         count(*) as events_processed,
         min(occurred_at) as first_event_at,
         max(occurred_at) as last_event_at,

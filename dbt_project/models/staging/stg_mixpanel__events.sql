@@ -16,7 +16,6 @@ select
 
     -- strings
     events.event,
-    {{ property('creatorType') }} as creator_type,
 
     -- everything Mixpanel sent: see the macro `property`
     events.properties,

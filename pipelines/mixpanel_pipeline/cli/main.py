@@ -18,6 +18,7 @@ exit codes:
 import argparse
 import atexit
 import gc
+import locale
 import logging
 import os
 import signal
@@ -51,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     from mixpanel_pipeline.source.errors import ConfigurationError
 
     try:
+        from mixpanel_pipeline.declaration import metrics
+
+        metrics()
         if options.command == "demo":
             from mixpanel_pipeline.project import ROOT
 
@@ -275,6 +279,9 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 
 def run() -> NoReturn:
     """The command as a process of its own."""
+    # dbt reads files in the encoding of the locale, whatever they are written in.
+    if locale.getencoding() != "UTF-8" and not sys.flags.utf8_mode:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     # Nearly all that is made is kept to the end, as dbt's manifest is: it is searched for garbage
     # less often than Python would.
     gc.set_threshold(20_000)

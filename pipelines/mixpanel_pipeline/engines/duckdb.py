@@ -146,7 +146,7 @@ class DuckDB(Warehouse):
     def lock(self) -> Iterator[None]:
         # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f"{self.path.name}.lock").open("a+") as file:
+        with self.path.with_name(f"{self.path.name}.lock").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

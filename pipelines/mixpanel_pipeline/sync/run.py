@@ -10,9 +10,10 @@ from functools import cached_property
 import duckdb
 import psycopg2
 
+from mixpanel_pipeline.declaration import tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
-from mixpanel_pipeline.project import MART_SCHEMA, tracked_events
+from mixpanel_pipeline.project import MART_SCHEMA
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
@@ -84,7 +85,13 @@ class Run:
         return MixpanelClient(self.settings, RequestBudget(self.settings.requests_per_hour, spent))
 
     def perform(self, steps: Callable[[], None]) -> None:
-        """Take the steps under the lock; then the summary, and the run's row, say how it went."""
+        """Take the steps under the lock; then the summary, and the run's row, say how it went.
+
+        Raises:
+            ConfigurationError: There are no events to ask for.
+        """
+        if self._settings is not None:
+            _ = self.events
         try:
             with self.warehouse.lock():
                 with self.warehouse.kept_open():

@@ -1,0 +1,260 @@
+"""The metrics that `dbt_project.yml` declares, read and checked."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from mixpanel_pipeline import project
+from mixpanel_pipeline.source.errors import ConfigurationError
+
+_KEYS = ("event", "where", "unless", "kind", "description")
+_KINDS = ("count", "flag")
+# What `subscribers` has beside the metrics, and what PostgreSQL gives every table.
+_OWN_COLUMNS = (
+    "subscriber_id",
+    "events_processed",
+    "first_event_at",
+    "last_event_at",
+    "updated_at",
+)
+_SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
+# PostgreSQL cuts longer names.
+_NAME_LENGTH = 63
+_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+_SUM = r"(?:[a-z_][a-z0-9_]*|[0-9]+)(?: ?[-+] ?(?:[a-z_][a-z0-9_]*|[0-9]+))*"
+_INVARIANT = re.compile(rf"{_SUM} ?(?:=|<=|>=|<|>) ?{_SUM}")
+_TYPES = {
+    "null": "nothing",
+    "bool": "true or false",
+    "int": "a number",
+    "float": "a number",
+    "timestamp": "a date",
+    "seq": "a list",
+    "map": "a mapping",
+}
+
+Metrics = dict[str, dict[str, Any]]
+
+
+@cache
+def metrics() -> Metrics:
+    """The metrics by name, as `dbt_project.yml` declares them.
+
+    Raises:
+        ConfigurationError: The declaration is not readable or says what no metric can be; the
+            message names the file, the line and what to write instead.
+    """
+    return _Declaration(project.DBT_PROJECT / "dbt_project.yml").metrics()
+
+
+def tracked_events() -> list[str]:
+    """The names of the events that the metrics need.
+
+    Raises:
+        ConfigurationError: As `metrics`, and when there are none.
+    """
+    names = {metric["event"] for metric in metrics().values()}
+    if not names:
+        raise ConfigurationError(
+            'sources.mixpanel: events is "tracked", the events that the metrics need, but '
+            "dbt_project.yml declares no metrics: declare some, or set "
+            'events = "all" or a list of names'
+        )
+    return sorted(names)
+
+
+class _Declaration:
+    """The file, by YAML's nodes: they know their lines, their own spelling and doubled keys."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = f"{path.parent.name}/{path.name}"
+        self._root = self._read(path)
+
+    def metrics(self) -> Metrics:
+        """Check everything that is declared and return the metrics."""
+        root = self._mapping(self._root, "the file")
+        if "vars" not in root:
+            self._refuse(self._root, "has no `vars`, in which the metrics are declared")
+        variables = self._mapping(root["vars"], "`vars`")
+        if "metrics" not in variables:
+            near = _nearest("metrics", variables)
+            self._refuse(
+                root["vars"],
+                "`vars` declares no `metrics`; to have none, write metrics: {}"
+                + (f". Is `{near}` them?" if near else ""),
+            )
+        node = variables["metrics"]
+        declared = self._mapping(node, "`metrics`")
+        found = {name: self._metric(name, declared[name]) for name in declared}
+        for name, key in self._keys(node):
+            self._check_name(name, key)
+        if "invariants" in variables:
+            self._check_invariants(variables["invariants"], found)
+        return found
+
+    def _metric(self, name: str, node: yaml.Node) -> dict[str, Any]:
+        what = f"the metric `{name}`"
+        if isinstance(node, yaml.ScalarNode) and _type(node) == "str":
+            self._refuse(node, f"{what} is a text: write {name}: {{event: {node.value}}}")
+        parts = self._mapping(node, what)
+        for key, key_node in self._keys(node):
+            if key not in _KEYS:
+                self._refuse(
+                    key_node,
+                    f"{what} has `{key}`, but may have {_listed(_KEYS)}{_did_you_mean(key, _KEYS)}",
+                )
+        if "event" not in parts:
+            self._refuse(node, f"{what} has no `event`, the name of the event that it counts")
+        metric: dict[str, Any] = {"event": self._text(parts["event"], f"`event` of {what}")}
+        for key in ("where", "unless"):
+            if key in parts:
+                metric[key] = self._conditions(parts[key], f"`{key}` of {what}")
+        if "kind" in parts:
+            kind = self._text(parts["kind"], f"`kind` of {what}")
+            if kind not in _KINDS:
+                self._refuse(
+                    parts["kind"],
+                    f"`kind` of {what} is `{kind}`, but can be {_listed(_KINDS)}"
+                    f"{_did_you_mean(kind, _KINDS)}",
+                )
+            metric["kind"] = kind
+        if "description" in parts:
+            metric["description"] = self._text(parts["description"], f"`description` of {what}")
+        return metric
+
+    def _conditions(self, node: yaml.Node, what: str) -> dict[str, str]:
+        if not isinstance(node, yaml.MappingNode):
+            self._refuse(
+                node,
+                f"{what} is {_described(node)}: it says which property contains what text, like "
+                "{creatorType: premium}",
+            )
+        parts = self._mapping(node, what)
+        return {name: self._text(parts[name], f"`{name}` in {what}", plain=True) for name in parts}
+
+    def _check_name(self, name: str, node: yaml.Node) -> None:
+        if not _NAME.fullmatch(name):
+            possible = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
+            possible = possible if _NAME.fullmatch(possible) else f"metric_{possible}".strip("_")
+            self._refuse(
+                node,
+                f"`{name}` cannot be a metric's name, which is a column's and has only "
+                f"a to z, digits and underscores: write {possible}",
+            )
+        if len(name) > _NAME_LENGTH:
+            self._refuse(node, f"the name `{name}` is longer than {_NAME_LENGTH} characters")
+        if name in _OWN_COLUMNS:
+            self._refuse(node, f"`{name}` is a column of `subscribers` already: name it otherwise")
+        if name in _SYSTEM_COLUMNS:
+            self._refuse(node, f"`{name}` is a column of every PostgreSQL table: name it otherwise")
+
+    def _check_invariants(self, node: yaml.Node, metrics: Metrics) -> None:
+        example = "a comparison of sums of metrics, like total = regular + premium"
+        if not isinstance(node, yaml.SequenceNode):
+            self._refuse(node, f"`invariants` is {_described(node)}: write a list, each {example}")
+        known = [*metrics, "events_processed"]
+        for item in node.value:
+            invariant = self._text(item, "an invariant")
+            for name in _NAME.findall(invariant):
+                if name not in known:
+                    self._refuse(
+                        item,
+                        f"the invariant `{invariant}` says `{name}`, which is no metric"
+                        f"{_did_you_mean(name, known)}",
+                    )
+            if not _INVARIANT.fullmatch(invariant):
+                self._refuse(item, f"the invariant `{invariant}` is not {example}")
+
+    def _text(self, node: yaml.Node, what: str, *, plain: bool = False) -> str:
+        """The text of a node; with `plain` also a number or truth that dbt spells as it is here."""
+        if not isinstance(node, yaml.ScalarNode) or _type(node) == "null":
+            self._refuse(node, f"{what} is {_described(node)}: write a text")
+        if _type(node) != "str":
+            plain = plain and _type(node) in ("bool", "int", "float")
+            if not (plain and str(yaml.safe_load(node.value)).lower() == node.value.lower()):
+                self._refuse(
+                    node,
+                    f"{what} is {node.value}, which YAML takes for {_described(node)}: write it in "
+                    f'quotes, "{node.value}"',
+                )
+        text = str(node.value)
+        if not text:
+            self._refuse(node, f"{what} is empty")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            self._refuse(node, f"{what} has half a surrogate pair, which no event has")
+        return text
+
+    def _mapping(self, node: yaml.Node, what: str) -> dict[str, yaml.Node]:
+        if not isinstance(node, yaml.MappingNode):
+            self._refuse(
+                node, f"{what} is {_described(node)}: it has to be a mapping (name: value)"
+            )
+        lines: dict[str, int] = {}
+        for name, key in self._keys(node):
+            if name in lines:
+                self._refuse(key, f"{what} has `{name}` twice, also in line {lines[name]}")
+            lines[name] = key.start_mark.line + 1
+        return {
+            name: value for (name, _), (_, value) in zip(self._keys(node), node.value, strict=True)
+        }
+
+    def _keys(self, node: yaml.Node) -> list[tuple[str, yaml.Node]]:
+        return [(self._text(key, "a name"), key) for key, _ in node.value]
+
+    def _read(self, path: Path) -> yaml.Node:
+        try:
+            content = path.read_bytes()
+            text = content.decode("utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise ConfigurationError(
+                f"{self._file}, line {line}: byte 0x{content[error.start]:02X} is not UTF-8; save "
+                "the file in that encoding"
+            ) from error
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise ConfigurationError(
+                f"{self._file}, line {line}: a character that YAML does not allow, "
+                f"U+{ord(text[error.position]):04X}"
+            ) from error
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            where = f", line {mark.line + 1}" if mark else ""
+            said = ", ".join(part for part in (error.context, error.problem) if part)
+            raise ConfigurationError(f"{self._file}{where}: not YAML: {said}") from error
+        if root is None:
+            raise ConfigurationError(f"{self._file} is empty")
+        return root
+
+    def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
+        raise ConfigurationError(f"{self._file}, line {node.start_mark.line + 1}: {problem}")
+
+
+def _type(node: yaml.Node) -> str:
+    return str(node.tag).rpartition(":")[2]
+
+
+def _described(node: yaml.Node) -> str:
+    return _TYPES.get(_type(node), "a text")
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = (f"`{word}`" for word in words)
+    return f"{', '.join(first)} or {last}"
+
+
+def _nearest(word: str, words: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(word, list(words), 1)), None)
+
+
+def _did_you_mean(word: str, words: Iterable[str]) -> str:
+    nearest = _nearest(word, words)
+    return f": did you mean `{nearest}`?" if nearest else ""
