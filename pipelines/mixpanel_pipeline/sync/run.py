@@ -17,8 +17,9 @@ from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.errors import ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.summary import Summary
@@ -84,11 +85,17 @@ class Run:
         return MixpanelClient(self.settings, RequestBudget(self.settings.requests_per_hour, spent))
 
     def perform(self, steps: Callable[[], None]) -> None:
-        """Take the steps under the lock; then the summary, and the run's row, say how it went."""
+        """Take the steps under the lock; then the summary, and the run's row, say how it went.
+
+        Raises:
+            ConfigurationError: The settings are not those that the dataset was loaded with.
+        """
         try:
             with self.warehouse.lock():
                 self._id = self._runs.start(self.now, self.summary.mode)
                 try:
+                    if self._settings is not None:
+                        Dataset(self.warehouse, self._settings).check()
                     with self._progress.shown():
                         steps()
                         self._count_subscribers()
@@ -158,7 +165,7 @@ class Run:
         self.summary.status = "failed"
         if isinstance(error, KeyboardInterrupt):
             self.summary.error = _INTERRUPTED
-        elif isinstance(error, ExportError | SyncError):
+        elif isinstance(error, ExportError | SyncError | ConfigurationError):
             self.summary.error = self.without_secrets(str(error))
         else:
             what = type(error).__name__
