@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
+from dlt.common.versioned_state import compress_state, decompress_state
 
+from local_mixpanel import Fault
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.errors import ExportError
@@ -137,7 +140,8 @@ def test_a_long_pause_is_loaded_in_slices_of_arrival(
     with exports(mixpanel) as sent:
         summary = run_sync(skip_transform=True)
     assert (summary.status, summary.events_new) == ("ok", 5)
-    assert len(sent) == 7
+    # Seven days of arrival, and each of the six that became askable.
+    assert len(sent) == 13
     assert summary.watermark == NOW - HOUR
 
 
@@ -165,6 +169,69 @@ def test_a_failed_slice_keeps_those_before_it(
     with exports(mixpanel) as sent:
         assert run_sync(skip_transform=True).events_new == 1
     assert len(sent) == 6
+
+
+@pytest.fixture
+def real_today(mixpanel, monkeypatch):
+    """Mixpanel's clock, to be set: it takes no day that is yet to come."""
+    clock = [NOW]
+    monkeypatch.setattr(mixpanel, "_today", lambda: clock[0].date())
+    return clock
+
+
+@pytest.mark.parametrize("fast", [20 * HOUR, 40 * DAY], ids=["20 hours", "40 days"])
+@pytest.mark.parametrize("every", [HOUR, 50 * DAY], ids=["hourly", "after 50 days"])
+def test_an_event_of_a_fast_clock_is_loaded_once_its_day_has_come(
+    mixpanel, warehouse, run_sync, by_arrival, real_today, fast, every
+):
+    mixpanel.add([event("ada", NOW - HOUR, NOW - HOUR)])
+    run_sync(skip_transform=True)
+    mixpanel.add([event("fast", NOW + fast, NOW), event("bob", NOW, NOW)])
+    real_today[0] = now = NOW + HOUR
+    run_sync(now=now, skip_transform=True)
+    assert who_is_loaded(warehouse) == {"ada", "bob"}
+    # A day with a sync of which nothing but the last event is seen again.
+    mixpanel.add([event("eve", NOW + HOUR, NOW + HOUR)])
+    for now in (NOW + 2 * HOUR, NOW + fast + every):
+        real_today[0] = now
+        assert run_sync(now=now, skip_transform=True).status == "ok"
+    assert who_is_loaded(warehouse) == {"ada", "bob", "eve", "fast"}
+    with exports(mixpanel) as sent:
+        run_sync(now=now, skip_transform=True)
+    # Those days are asked for once.
+    assert all(">=" in query["where"] for query in sent)
+
+
+def test_the_days_of_a_fast_clock_are_asked_for_again_after_a_failure(
+    mixpanel, warehouse, run_sync, by_arrival, real_today, monkeypatch
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "1")
+    mixpanel.add([event("fast", NOW + 20 * HOUR, NOW - HOUR), event("ada", NOW, NOW - HOUR)])
+    run_sync(skip_transform=True)
+    real_today[0] = NOW + DAY
+    mixpanel.fail(Fault.INTERNAL_SERVER_ERROR)
+    assert run_sync(now=NOW + DAY, skip_transform=True).status == "failed"
+    assert run_sync(now=NOW + DAY, skip_transform=True).status == "ok"
+    assert who_is_loaded(warehouse) == {"ada", "fast"}
+
+
+def test_a_state_that_does_not_say_to_where_it_had_asked_is_gone_on_with(
+    mixpanel, warehouse, run_sync, by_arrival, real_today
+):
+    mixpanel.add([event("fast", NOW + 20 * HOUR, NOW - HOUR), event("ada", NOW, NOW - HOUR)])
+    run_sync(skip_transform=True)
+    ((stored,),) = rows(
+        warehouse,
+        "select state from mixpanel_raw._dlt_pipeline_state order by _dlt_load_id desc limit 1",
+    )
+    state: Any = decompress_state(stored)
+    del state["sources"]["mixpanel"]["resources"]["events"]["asked_to"]
+    warehouse.execute(
+        f"update mixpanel_raw._dlt_pipeline_state set state = '{compress_state(state)}'"
+    )
+    real_today[0] = NOW + DAY
+    run_sync(now=NOW + DAY, skip_transform=True)
+    assert who_is_loaded(warehouse) == {"ada", "fast"}
 
 
 @pytest.mark.parametrize("interrupted", [False, True], ids=["at once", "interrupted"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixpanel_pipeline import project
+from mixpanel_pipeline import declaration, project
 from mixpanel_pipeline.sync import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
@@ -36,7 +36,7 @@ def copied_project(monkeypatch, tmp_path):
     # The documented columns and the invariants are those of the metrics as they are.
     (copy / "models/marts/subscribers.yml").unlink()
     yield copy
-    project.metrics.cache_clear()
+    declaration.metrics.cache_clear()
 
 
 def declare(copy, edit):
@@ -44,7 +44,7 @@ def declare(copy, edit):
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     edit(declared["vars"]["metrics"])
     path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
-    project.metrics.cache_clear()
+    declaration.metrics.cache_clear()
 
 
 @pytest.fixture

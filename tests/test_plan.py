@@ -11,6 +11,7 @@ from mixpanel_pipeline.source.plan import (
     Stage,
     arrivals,
     days_at_once,
+    days_become_askable,
 )
 from mixpanel_pipeline.source.window import Window, incremental_window
 
@@ -72,8 +73,22 @@ def test_a_long_pause_is_asked_for_in_days_of_arrival():
     midnight = datetime(2026, 3, 2, tzinfo=UTC)
     assert first.arrival == Arrival(NOON - 9 * DAY, midnight)
     assert second.arrival == Arrival(midnight, midnight + DAY)
-    # A clock that is fast dates an event a day after its arrival.
-    assert first.window == Window(date(2026, 2, 24), date(2026, 3, 2))
+    # A clock that is fast dates an event after its arrival.
+    assert first.window == Window(date(2026, 2, 24), TODAY)
+
+
+def test_days_that_became_askable_are_asked_for_what_arrived_before():
+    by_arrival_stage = by_arrival(since=NOON - 3 * HOUR)
+    stage = days_become_askable(TODAY - 2 * DAY, by_arrival_stage)
+    assert stage is not None
+    assert (stage.days, stage.cursor) == (Window(TODAY - DAY, TODAY), None)
+    request = stage.request(TODAY - DAY, TODAY)
+    assert request.window == Window(TODAY - DAY, TODAY)
+    assert request.where == (
+        '(number(properties["mp_processing_time_ms"]) < 1773133200000) or '
+        'not defined(properties["mp_processing_time_ms"])'
+    )
+    assert days_become_askable(TODAY, by_arrival_stage) is None
 
 
 def test_nothing_that_arrives_after_the_last_day_counts_as_read():

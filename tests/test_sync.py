@@ -157,6 +157,30 @@ def test_a_full_refresh_fetches_the_initial_window_again(mixpanel, warehouse, ru
     assert set(subscribers(warehouse)) == {"ada", "late"}
 
 
+@pytest.mark.parametrize("cursor", ["occurred_at", "processed_at"])
+def test_a_full_refresh_after_an_outage_begins_at_the_watermark(
+    mixpanel, warehouse, run_sync, monkeypatch, cursor
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", cursor)
+    monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", "2")
+
+    def processed(ago, late=timedelta(0)):
+        arrived = int((NOW - ago + late).timestamp() * 1000)
+        return event(ago=ago, mp_processing_time_ms=arrived)
+
+    mixpanel.add([processed(timedelta(days=30))])
+    run_sync(now=NOW - timedelta(days=30), skip_transform=True)
+    mixpanel.add([processed(timedelta(days=days)) for days in range(30)])
+    days_late = 4 if cursor == "processed_at" else 0
+    mixpanel.add([processed(timedelta(days=30 + days_late), late=timedelta(days=days_late + 1))])
+    summary = run_sync(full_refresh=True, skip_transform=True)
+    assert (summary.mode, summary.events_new) == ("full_refresh", 31)
+    assert summary.from_date == (NOW - timedelta(days=30 + (5 if days_late else 0))).date()
+    assert run_sync(skip_transform=True).from_date == (
+        NOW.date() if cursor == "occurred_at" else (NOW - timedelta(days=5)).date()
+    )
+
+
 @pytest.mark.parametrize("fault", [Fault.GZIP_CUT, Fault.TERMINATED_EARLY, Fault.LENGTH_CUT])
 def test_a_failed_sync_leaves_tables_and_watermark(
     mixpanel, warehouse, run_sync, monkeypatch, fault

@@ -117,12 +117,16 @@ class Postgres(Warehouse):
         from adbc_driver_postgresql import dbapi
 
         uri = self.credentials.to_native_representation()
-        with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-            cursor.adbc_ingest("delivered", keys(delivered), mode="create", temporary=True)
-            # Without statistics it would read all events to find a few.
-            cursor.execute("analyze delivered")
-            cursor.execute(query)
-            found = cursor.fetch_arrow_table()
+        try:
+            with dbapi.connect(uri) as connection, connection.cursor() as cursor:
+                cursor.adbc_ingest("delivered", keys(delivered), mode="create", temporary=True)
+                # Without statistics it would read all events to find a few.
+                cursor.execute("analyze delivered")
+                cursor.execute(query)
+                found = cursor.fetch_arrow_table()
+        except dbapi.Error as error:
+            # The failures of one database are told in one way, whichever driver met them.
+            raise psycopg2.OperationalError(str(error)) from error
         return found.column(0).combine_chunks()
 
     def is_missing(self, column: str, name: str) -> str:

@@ -54,7 +54,10 @@ def mixpanel(
             # An event dated in the future must not move the watermark past those still to come.
             newest = min(newest, stage.until)
             cursor.advance(max(newest, watermark) if watermark else newest)
-            dlt.current.resource_state()["cursor"] = stage.cursor
+            state = dlt.current.resource_state()
+            state["cursor"] = stage.cursor
+            if by_arrival and stage.last_event_day is not None:
+                state["asked_to"] = stage.last_event_day.isoformat()
 
     @dlt.resource(**REJECTED_LINES_RESOURCE)
     def rejected_lines() -> Iterator[pa.Table]:

@@ -22,9 +22,12 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Arrival:
-    """When Mixpanel processed the events that are asked for: from `since`, before `until`."""
+    """When Mixpanel processed the events that are asked for: from `since`, before `until`.
 
-    since: datetime
+    A `since` of None is any time.
+    """
+
+    since: datetime | None
     until: datetime
 
 
@@ -45,15 +48,16 @@ class Request:
         if self.arrival is None:
             return None
         processed = 'properties["mp_processing_time_ms"]'
-        since, until = _milliseconds(self.arrival.since), _milliseconds(self.arrival.until)
-        return (
-            f"(number({processed}) >= {since} and number({processed}) < {until}) "
-            f"or not defined({processed})"
-        )
+        arrived = f"number({processed}) < {_milliseconds(self.arrival.until)}"
+        if self.arrival.since is not None:
+            arrived = f"number({processed}) >= {_milliseconds(self.arrival.since)} and {arrived}"
+        return f"({arrived}) or not defined({processed})"
 
     def __str__(self) -> str:
         if self.arrival is None:
             return str(self.window)
+        if self.arrival.since is None:
+            return f"{self.window}, arrived before {self.arrival.until:%Y-%m-%d %H:%M:%S} UTC"
         return f"{self.window}, arrived {self.arrival.since:%Y-%m-%d %H:%M:%S} UTC or later"
 
 
@@ -62,12 +66,13 @@ class Stage:
     """Days in a row that are exported oldest first.
 
     Args:
-        days: The days; those of arrival are days in UTC.
+        days: The days of events; with `arrival_days` days of arrival, in UTC.
         cursor: The watermark that the stage moves; None for a backfill.
         restarts: The watermark is set anew, also to before where it was.
         until: The watermark never gets later than this.
         arrival: The time of arrival that is asked for, instead of all events of the days.
-        arrival_days: How many days before its arrival an event may have occurred.
+        arrival_days: How many days before its arrival an event may have occurred; None when the
+            stage goes by days of events.
         last_event_day: The last day to ask for events of.
         timezone: The project's, in which days of events are cut.
     """
@@ -77,19 +82,20 @@ class Stage:
     until: datetime
     restarts: bool = False
     arrival: Arrival | None = None
-    arrival_days: int = 0
+    arrival_days: int | None = None
     last_event_day: date | None = None
     timezone: ZoneInfo | None = None
 
     def request(self, first: date, last: date) -> Request:
         """The request for some of the days."""
-        if self.arrival is None:
-            return Request(Window(first, last))
-        since = max(self.arrival.since, datetime.combine(first, time(), UTC))
+        if self.arrival is None or self.arrival_days is None:
+            return Request(Window(first, last), self.arrival)
+        since = datetime.combine(first, time(), UTC)
+        if self.arrival.since is not None:
+            since = max(self.arrival.since, since)
         until = min(self.arrival.until, datetime.combine(last + _DAY, time(), UTC))
-        last_event_day = self.last_event_day or last
-        # East of UTC, and by clocks that are fast, an event may be dated a day after its arrival.
-        to_date = min(last + _DAY, last_event_day)
+        # A clock that is fast dates an event after its arrival.
+        to_date = self.last_event_day or last
         since_day = since.astimezone(self.timezone).date() - timedelta(days=self.arrival_days)
         return Request(Window(min(since_day, to_date), to_date), Arrival(since, until))
 
@@ -143,6 +149,26 @@ def arrivals(
         last_event_day=last_event_day,
         timezone=timezone,
     )
+
+
+def days_become_askable(asked_to: date, by_arrival: Stage) -> Stage | None:
+    """What arrived before its own day could be asked for, of the days that now can be.
+
+    Mixpanel takes no day that is yet to come, so an event that a clock that is fast dated there is
+    not among the arrivals of its time.
+
+    Args:
+        asked_to: The last day of events that the arrivals before were asked for.
+        by_arrival: The arrivals that follow; they move the watermark, this does not.
+
+    Returns:
+        The days after `asked_to`; None when there are none.
+    """
+    last, arrival = by_arrival.last_event_day, by_arrival.arrival
+    if last is None or arrival is None or arrival.since is None or asked_to >= last:
+        return None
+    days = Window(asked_to + _DAY, last)
+    return Stage(days, None, by_arrival.until, arrival=Arrival(None, arrival.since))
 
 
 def _milliseconds(instant: datetime) -> int:

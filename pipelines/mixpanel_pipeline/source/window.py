@@ -36,6 +36,10 @@ class Window:
         """What of it is later than `day`, a day before its end; all of it for None."""
         return self if day is None else Window(day + timedelta(days=1), self.to_date)
 
+    def joined(self, other: "Window") -> "Window":
+        """The days of both, and those between them."""
+        return Window(min(self.from_date, other.from_date), max(self.to_date, other.to_date))
+
     @property
     def only_day(self) -> date | None:
         """The day, when the window is a single one."""

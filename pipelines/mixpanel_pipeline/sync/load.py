@@ -1,18 +1,15 @@
 """The load: answers of Mixpanel go into the raw dataset, some at a time in one commit."""
 
-import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dlt
-from dlt.common.destination.exceptions import DestinationException
-from dlt.common.runtime import run_context
+from dlt.common.runtime import run_context, signals
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from mixpanel_pipeline.engines import Warehouse
@@ -26,28 +23,16 @@ from mixpanel_pipeline.source.delivered import Delivered
 from mixpanel_pipeline.source.downloads import downloads
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.fetcher import Fetcher
-from mixpanel_pipeline.source.plan import Cursor, Stage, arrivals
+from mixpanel_pipeline.source.plan import Cursor, Stage, arrivals, days_become_askable
 from mixpanel_pipeline.source.window import (
     Window,
     incremental_window,
     initial_window,
     last_day,
     later,
-    parse_instant,
 )
 from mixpanel_pipeline.sync.new_events import NewEvents
-
-logger = logging.getLogger(__name__)
-
-PIPELINE = "mixpanel"
-
-
-@dataclass(frozen=True)
-class Watermark:
-    """Up to where everything is loaded, in the order of `cursor`."""
-
-    cursor: Cursor
-    instant: datetime
+from mixpanel_pipeline.sync.state import PIPELINE, Watermark, restored, watermark_of
 
 
 @dataclass
@@ -122,17 +107,18 @@ class Loader:
         """Load what is new, or the whole initial window when there is no watermark.
 
         Args:
-            full_refresh: Load the whole initial window, and set the watermark anew.
+            full_refresh: Load the whole initial window, and what is new when that begins earlier;
+                set the watermark anew.
 
         Raises:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
         with self._opened() as (pipeline, spool):
-            watermark = _watermark(pipeline)
+            watermark = watermark_of(pipeline)
             mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
             self._begin(mode, watermark)
-            for stage in self._stages(None if full_refresh else watermark):
+            for stage in self._stages(watermark, full_refresh=full_refresh):
                 self._load(pipeline, spool, stage)
 
     def load_days(self, days: Window, mode: Mode, *, already: date | None = None) -> None:
@@ -148,7 +134,7 @@ class Loader:
             SyncError: The database did not take an answer.
         """
         with self._opened() as (pipeline, spool):
-            self._begin(mode, _watermark(pipeline))
+            self._begin(mode, watermark_of(pipeline))
             if mode == "backfill":
                 self._loaded.loaded_to_date = already
             stage = Stage(days.after(already), None, self._now)
@@ -160,25 +146,33 @@ class Loader:
             self._loaded.watermark_before = watermark.instant if watermark else None
         self._loaded.watermark = watermark.instant if watermark else None
 
-    def _stages(self, watermark: Watermark | None) -> Iterator[Stage]:
+    def _stages(self, watermark: Watermark | None, *, full_refresh: bool) -> Iterator[Stage]:
         settings, zone = self._settings, self._settings.zone
         last = last_day(self._now, zone, settings.end_day)
-        if watermark and watermark.cursor == settings.cursor == "processed_at":
-            yield self._arrivals_since(watermark.instant)
+        cursors = {watermark.cursor if watermark else settings.cursor, settings.cursor}
+        if watermark and cursors == {"processed_at"} and not full_refresh:
+            by_arrival = self._arrivals_since(watermark.instant)
+            self._loaded.window = self._loaded.window or by_arrival.window
+            # Earlier versions did not say to where they had asked.
+            asked_to = watermark.asked_to or watermark.instant.astimezone(zone).date() - timedelta(
+                days=settings.arrival_days
+            )
+            if become_askable := days_become_askable(asked_to, by_arrival):
+                yield become_askable
+            yield by_arrival
             return
-        if watermark is None:
-            days = initial_window(last, settings.initial_window_days)
-        else:
-            # Either cursor vouches only for its own order. When it changes, an event that neither
-            # has seen occurred at most `arrival_days` before.
-            changes = watermark.cursor != settings.cursor
-            days = incremental_window(
+        days = initial_window(last, settings.initial_window_days)
+        if watermark is not None:
+            # Whole days vouch only for what happened since the watermark. Of an event that arrived
+            # since then, all that is known is that it happened at most `arrival_days` before.
+            new = incremental_window(
                 watermark.instant - settings.lookback,
                 last,
                 zone,
-                days_before=settings.arrival_days if changes else 0,
+                days_before=0 if cursors == {"occurred_at"} else settings.arrival_days,
             )
-        restarts = watermark is None or watermark.cursor != "occurred_at"
+            days = days.joined(new) if full_refresh else new
+        restarts = full_refresh or watermark is None or watermark.cursor != "occurred_at"
         yield Stage(days, "occurred_at", self._now, restarts=restarts)
         # From here on by arrival: what those days delivered says since when.
         newest = self._loaded.delivery.newest_processed
@@ -217,9 +211,10 @@ class Loader:
                     self._commit(pipeline, stage, download.delivered, sets_back=sets_back)
                 download.delivered.remove()
                 loaded.days_done += download.days.length
-                loaded.loaded_to_date = max(
-                    download.days.to_date, loaded.loaded_to_date or download.days.to_date
-                )
+                if stage.arrival is None or stage.cursor is not None:
+                    loaded.loaded_to_date = max(
+                        download.days.to_date, loaded.loaded_to_date or download.days.to_date
+                    )
                 self._committed()
             started = time.monotonic()
             loaded.load_seconds += started - arrived
@@ -236,19 +231,22 @@ class Loader:
     def _commit(
         self, pipeline: dlt.Pipeline, stage: Stage, delivered: Delivered, *, sets_back: bool
     ) -> None:
-        before = _watermark(pipeline)
+        before = watermark_of(pipeline)
         keeps = before and before.cursor == stage.cursor and not sets_back
         source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
-        try:
-            pipeline.extract(source, loader_file_format="parquet")
-            pipeline.normalize()
-            load_ids = pipeline.load().loads_ids
-        except PipelineStepFailed as error:
-            raise _cause(error) from error
-        self._warehouse.tune()
-        self._count(delivered, load_ids)
-        after = _watermark(pipeline)
-        self._loaded.watermark = after.instant if after else None
+        # Within each of its steps dlt puts signals off, and afterwards forgets one that came.
+        with signals.intercepted_signals():
+            try:
+                pipeline.extract(source, loader_file_format="parquet")
+                pipeline.normalize()
+                load_ids = pipeline.load().loads_ids
+            except PipelineStepFailed as error:
+                raise _cause(error) from error
+            self._warehouse.tune()
+            self._count(delivered, load_ids)
+            after = watermark_of(pipeline)
+            self._loaded.watermark = after.instant if after else None
+            signals.raise_if_signalled()
 
     def _count(self, delivered: Delivered, load_ids: Sequence[str]) -> None:
         delivery = self._loaded.delivery
@@ -281,7 +279,10 @@ class Loader:
                 pipelines_dir=str(directory),
             )
             with self._warehouse.kept_open():
-                pipeline = _restored(pipeline, self._warehouse)
+                try:
+                    pipeline = restored(pipeline, self._warehouse, self._now)
+                except PipelineStepFailed as error:
+                    raise _cause(error) from error
                 self._new_events.remove_unfinished()
             yield pipeline, spool
             if not _has_loaded(pipeline):
@@ -303,45 +304,8 @@ def _configure_dlt() -> None:
     dlt.config["data_writer.buffer_max_items"] = 1
 
 
-def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
-    """The pipeline with the destination's state and schema; without state if it is unreadable."""
-    try:
-        pipeline.sync_destination()
-        if _is_readable(pipeline):
-            return pipeline
-    except PipelineStepFailed as error:
-        if isinstance(error.__cause__, DestinationException):
-            raise _cause(error) from error
-    logger.warning("The watermark cannot be read: loading the full initial window.")
-    warehouse.execute(f"delete from {RAW_DATASET}._dlt_pipeline_state")
-    pipeline = pipeline.drop()
-    pipeline.sync_destination()
-    return pipeline
-
-
 def _has_loaded(pipeline: dlt.Pipeline) -> bool:
     return "events" in pipeline.default_schema.tables if pipeline.default_schema_name else False
-
-
-def _is_readable(pipeline: dlt.Pipeline) -> bool:
-    incremental = _state_of_events(pipeline).get("incremental", {})
-    stored = [cursor.get("last_value") for cursor in incremental.values()]
-    return all(value is None or parse_instant(value) is not None for value in stored)
-
-
-def _watermark(pipeline: dlt.Pipeline) -> Watermark | None:
-    state = _state_of_events(pipeline)
-    cursor: Cursor = state.get("cursor", "occurred_at")
-    stored = state.get("incremental", {}).get(cursor, {}).get("last_value")
-    instant = parse_instant(stored)
-    return Watermark(cursor, instant) if instant else None
-
-
-def _state_of_events(pipeline: dlt.Pipeline) -> dict[str, Any]:
-    found: Any = pipeline.state.get("sources", {})
-    for key in (PIPELINE, "resources", "events"):
-        found = found.get(key, {})
-    return dict(found)
 
 
 def _cause(error: BaseException) -> Exception:

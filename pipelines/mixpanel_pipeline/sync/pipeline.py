@@ -36,6 +36,9 @@ def sync(
 
     Returns:
         The summary. Failures that can be expected are told in it, not raised.
+
+    Raises:
+        ConfigurationError: The settings are not those that the dataset was loaded with.
     """
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
     run = Run(warehouse, settings, mode, now=now, progress=progress)
@@ -77,6 +80,9 @@ def audit_only(
 
     Returns:
         What was found. Failures that can be expected are told in it, not raised.
+
+    Raises:
+        ConfigurationError: The settings are not those that the dataset was loaded with.
     """
     run = Run(warehouse, settings, "audit", now=now, progress=progress)
     found = Audit("impossible", error="Another sync is running: try again when it has ended.")

@@ -18,8 +18,9 @@ from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.errors import ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.summary import Summary
@@ -88,7 +89,8 @@ class Run:
         """Take the steps under the lock; then the summary, and the run's row, say how it went.
 
         Raises:
-            ConfigurationError: There are no events to ask for.
+            ConfigurationError: There are no events to ask for, or the settings are not those that
+                the dataset was loaded with.
         """
         if self._settings is not None:
             _ = self.events
@@ -97,6 +99,8 @@ class Run:
                 with self.warehouse.kept_open():
                     self._id = self._runs.start(self.now, self.summary.mode)
                 try:
+                    if self._settings is not None:
+                        Dataset(self.warehouse, self._settings).check()
                     with self._progress.shown():
                         steps()
                         self._count_subscribers()
@@ -169,7 +173,7 @@ class Run:
         self.summary.status = "failed"
         if isinstance(error, KeyboardInterrupt):
             self.summary.error = _INTERRUPTED
-        elif isinstance(error, ExportError | SyncError):
+        elif isinstance(error, ExportError | SyncError | ConfigurationError):
             self.summary.error = self.without_secrets(str(error))
         else:
             what = type(error).__name__

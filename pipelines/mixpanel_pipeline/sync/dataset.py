@@ -1,0 +1,69 @@
+"""`mixpanel_raw.dataset`: what the raw dataset was loaded with, and so has to be loaded with."""
+
+from dataclasses import dataclass
+
+from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.project import RAW_DATASET
+from mixpanel_pipeline.source.configuration import MixpanelConfiguration
+from mixpanel_pipeline.source.errors import ConfigurationError
+
+_TABLE = f"{RAW_DATASET}.dataset"
+# Events of two projects, or of two clocks, would be counted as if they were one's.
+_SETTINGS = ("project_id", "timezone", "region")
+
+
+@dataclass
+class Dataset:
+    """The record of it in a warehouse, one row; the caller holds the warehouse's lock."""
+
+    warehouse: Warehouse
+    settings: MixpanelConfiguration
+
+    def check(self) -> None:
+        """Record the settings before the first load, and compare them before all others.
+
+        A dataset of an earlier version, which has no record, is taken to be loaded with them.
+
+        Raises:
+            ConfigurationError: One of them is not what the events were loaded with.
+        """
+        configured = {name: getattr(self.settings, name) for name in _SETTINGS}
+        if not self.warehouse.has_table(RAW_DATASET, "dataset"):
+            columns = ", ".join(f"{name} text" for name in _SETTINGS)
+            self.warehouse.execute(f"create table {_TABLE} ({columns})")
+        found = self.warehouse.rows(f"select {', '.join(_SETTINGS)} from {_TABLE}")
+        recorded = dict(zip(_SETTINGS, found[0], strict=True)) if found else {}
+        changed = [
+            name
+            for name, value in recorded.items()
+            # With a project's secret, its id need not be told.
+            if value is not None and configured[name] is not None and value != configured[name]
+        ]
+        if changed and self._has_events():
+            raise ConfigurationError(self._refusal(changed[0], recorded[changed[0]]))
+        known = configured if changed else {n: configured[n] or recorded.get(n) for n in _SETTINGS}
+        if known != recorded:
+            self._record(known)
+
+    def _has_events(self) -> bool:
+        return self.warehouse.has_table(RAW_DATASET, "events") and bool(
+            self.warehouse.rows(f"select 1 from {RAW_DATASET}.events limit 1")
+        )
+
+    def _record(self, settings: dict[str, str | None]) -> None:
+        self.warehouse.execute(f"delete from {_TABLE}")
+        self.warehouse.execute(
+            f"insert into {_TABLE} ({', '.join(_SETTINGS)}) "
+            f"values ({', '.join(['%s'] * len(_SETTINGS))})",
+            list(settings.values()),
+        )
+
+    def _refusal(self, name: str, recorded: str) -> str:
+        return (
+            f"sources.mixpanel.{name} is {getattr(self.settings, name)!r}, but the events in "
+            f"{self.warehouse.location} were loaded with {recorded!r}, and the two cannot be "
+            "counted together. Nothing was requested or changed. If it was changed by mistake, put "
+            f"it back to {recorded!r}; if not, load into a new, empty database "
+            f"(destination.{self.warehouse.name}.credentials): its first sync loads "
+            "initial_window_days, and what is older is loaded with --from-date and --to-date."
+        )

@@ -1,0 +1,85 @@
+"""What a dataset was loaded with is recorded, and refused when it is not what is configured."""
+
+import json
+
+import pytest
+
+from mixpanel_pipeline.cli.main import main
+from mixpanel_pipeline.source.errors import ConfigurationError
+from tests.conftest import NOW
+from tests.warehouses import rows
+
+RECORD = "select project_id, timezone, region from mixpanel_raw.dataset"
+
+
+def event():
+    properties = {"time": int(NOW.timestamp()), "distinct_id": "ada"}
+    return {"event": "$ae_session", "properties": properties}
+
+
+@pytest.mark.parametrize(
+    ("setting", "recorded", "changed"),
+    [
+        ("project_id", "1234567", "7654321"),
+        ("timezone", "UTC", "Europe/Berlin"),
+        ("region", "us", "eu"),
+    ],
+)
+def test_a_dataset_is_loaded_with_what_it_was_begun_with(
+    mixpanel, warehouse, run_sync, monkeypatch, setting, recorded, changed
+):
+    mixpanel.add([event()])
+    run_sync(skip_transform=True)
+    assert rows(warehouse, RECORD) == [("1234567", "UTC", "us")]
+    requests = len(mixpanel.requests)
+    monkeypatch.setenv(f"SOURCES__MIXPANEL__{setting.upper()}", changed)
+    with pytest.raises(ConfigurationError, match=f"{setting} is '{changed}'.*'{recorded}'.*new"):
+        run_sync(skip_transform=True)
+    assert len(mixpanel.requests) == requests
+    assert rows(warehouse, RECORD) == [("1234567", "UTC", "us")]
+    found = "select status, error from mixpanel_raw.sync_runs order by id desc limit 1"
+    ((status, error),) = rows(warehouse, found)
+    assert (status, changed in error, "safe to run again" in error) == ("failed", True, False)
+    monkeypatch.setenv(f"SOURCES__MIXPANEL__{setting.upper()}", recorded)
+    assert run_sync(skip_transform=True).status == "ok"
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("command", [[], ["audit"]])
+def test_a_changed_project_is_wrong_configuration(
+    mixpanel, warehouse, run_sync, monkeypatch, capsys, command
+):
+    mixpanel.add([event()])
+    run_sync(skip_transform=True)
+    monkeypatch.setenv("SOURCES__MIXPANEL__PROJECT_ID", "7654321")
+    assert main([*command, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert "7654321" in json.loads(captured.out)["error"]
+    assert captured.err.count("\n") == 1
+
+
+def test_what_loaded_nothing_binds_nobody(mixpanel, warehouse, run_sync, monkeypatch):
+    run_sync(skip_transform=True)
+    monkeypatch.setenv("SOURCES__MIXPANEL__TIMEZONE", "Europe/Berlin")
+    assert run_sync(skip_transform=True).status == "ok"
+    assert rows(warehouse, RECORD) == [("1234567", "Europe/Berlin", "us")]
+
+
+def test_a_dataset_of_an_earlier_version_is_recorded(mixpanel, warehouse, run_sync, monkeypatch):
+    mixpanel.add([event()])
+    run_sync(skip_transform=True)
+    warehouse.execute("drop table mixpanel_raw.dataset")
+    assert run_sync(skip_transform=True).status == "ok"
+    assert rows(warehouse, RECORD) == [("1234567", "UTC", "us")]
+
+
+def test_an_id_that_was_not_told_is_recorded_when_it_is(mixpanel, warehouse, run_sync, monkeypatch):
+    for name in ("PROJECT_ID", "SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET"):
+        monkeypatch.delenv(f"SOURCES__MIXPANEL__{name}")
+    monkeypatch.setenv("SOURCES__MIXPANEL__PROJECT_SECRET", mixpanel.project_secret)
+    mixpanel.add([event()])
+    run_sync(skip_transform=True)
+    assert rows(warehouse, RECORD) == [(None, "UTC", "us")]
+    monkeypatch.setenv("SOURCES__MIXPANEL__PROJECT_ID", mixpanel.project_id)
+    assert run_sync(skip_transform=True).status == "ok"
+    assert rows(warehouse, RECORD) == [("1234567", "UTC", "us")]
