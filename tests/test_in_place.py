@@ -1,17 +1,14 @@
 """On PostgreSQL, what others built on the models and were granted stays, and nobody waits."""
 
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import yaml
 
-from mixpanel_pipeline import declaration, project
-from mixpanel_pipeline.sync import transform
+from mixpanel_pipeline import project
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -22,29 +19,6 @@ VIEWS = ("stg_mixpanel__events", "event_lateness", "sync_health")
 
 def event(who="ada", name="$ae_session"):
     return {"event": name, "properties": {"time": int(NOW.timestamp()), "distinct_id": who}}
-
-
-@pytest.fixture
-def copied_project(monkeypatch, tmp_path):
-    """A copy of the dbt project that a test may change."""
-    copy = tmp_path / "dbt_project"
-    ignored = shutil.ignore_patterns("target", "logs")
-    shutil.copytree(project.DBT_PROJECT, copy, ignore=ignored)
-    monkeypatch.setattr(project, "DBT_PROJECT", copy)
-    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
-    monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
-    # The documented columns and the invariants are those of the metrics as they are.
-    (copy / "models/marts/subscribers.yml").unlink()
-    yield copy
-    declaration.metrics.cache_clear()
-
-
-def declare(copy, edit):
-    path = copy / "dbt_project.yml"
-    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    edit(declared["vars"]["metrics"])
-    path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
-    declaration.metrics.cache_clear()
 
 
 @pytest.fixture
@@ -80,7 +54,7 @@ def analyst(warehouse, kept):
 
 
 def test_views_and_grants_of_others_survive_whatever_is_built(
-    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+    mixpanel, warehouse, run_sync, analyst, kept, metrics
 ):
     mixpanel.add([event()])
     assert run_sync().status == "ok"
@@ -90,8 +64,8 @@ def test_views_and_grants_of_others_survive_whatever_is_built(
     assert kept() == before
     assert run_sync(full_refresh=True).error is None
     assert kept() == before
-    declare(copied_project, lambda metrics: metrics.update(again={"event": "$ae_session"}))
-    declare(copied_project, lambda metrics: metrics.pop("paywall_views"))
+    metrics(lambda declared: declared.update(again={"event": "$ae_session"}))
+    metrics(lambda declared: declared.pop("paywall_views"))
     assert run_sync(full_refresh=True).error is None
     assert kept() == before
     assert {who: row["again"] for who, row in subscribers(warehouse).items()} == {
@@ -105,13 +79,13 @@ def test_views_and_grants_of_others_survive_whatever_is_built(
 
 
 def test_a_column_that_others_use_is_not_dropped(
-    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+    mixpanel, warehouse, run_sync, analyst, kept, metrics
 ):
     mixpanel.add([event()])
     run_sync()
     before = analyst()
     stored = subscribers(warehouse)
-    declare(copied_project, lambda metrics: metrics.pop("app_sessions"))
+    metrics(lambda declared: declared.pop("app_sessions"))
     failed = run_sync(full_refresh=True)
     assert failed.status == "failed"
     assert "analysts.my_subscribers" in str(failed.error)
@@ -120,7 +94,7 @@ def test_a_column_that_others_use_is_not_dropped(
     assert kept() == before
     assert subscribers(warehouse) == stored
     warehouse.execute("drop view analysts.my_subscribers")
-    declare(copied_project, lambda metrics: metrics.update(one={"event": "$ae_session"}))
+    metrics(lambda declared: declared.update(one={"event": "$ae_session"}))
     assert run_sync(full_refresh=True).error is None
     assert "app_sessions" not in subscribers(warehouse)["ada"]
 
@@ -151,13 +125,13 @@ def edit(copy, model, old, new):
 
 
 def test_a_view_whose_sql_changed_is_replaced_in_place(
-    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+    mixpanel, warehouse, run_sync, analyst, kept, dbt_project
 ):
     mixpanel.add([event()])
     run_sync()
     before = analyst()
     edit(
-        copied_project,
+        dbt_project,
         "models/staging/stg_mixpanel__events.sql",
         "    events.distinct_id,",
         "    cast(upper(events.distinct_id) as varchar) as distinct_id,\n    7 as seven,",
@@ -170,13 +144,13 @@ def test_a_view_whose_sql_changed_is_replaced_in_place(
 
 
 def test_a_view_that_loses_a_column_keeps_its_grants_and_refuses_to_break_others(
-    mixpanel, warehouse, run_sync, analyst, kept, copied_project
+    mixpanel, warehouse, run_sync, analyst, kept, dbt_project
 ):
     mixpanel.add([event()])
     run_sync()
     before = analyst()
     edit(
-        copied_project,
+        dbt_project,
         "models/staging/stg_mixpanel__events.sql",
         "    events.replaced_characters,\n",
         "",
@@ -192,10 +166,10 @@ def test_a_view_that_loses_a_column_keeps_its_grants_and_refuses_to_break_others
     assert "replaced_characters" not in warehouse.columns("mixpanel", "stg_mixpanel__events")
 
 
-def test_who_holds_a_view_that_must_change_is_told(mixpanel, warehouse, run_sync, copied_project):
+def test_who_holds_a_view_that_must_change_is_told(mixpanel, warehouse, run_sync, dbt_project):
     mixpanel.add([event()])
     run_sync()
-    edit(copied_project, "models/marts/sync_health.sql", "<= 7", "<= 8")
+    edit(dbt_project, "models/marts/sync_health.sql", "<= 7", "<= 8")
     with closing(warehouse.connect()) as reader, closing(reader.cursor()) as cursor:
         cursor.execute("select * from mixpanel.sync_health")
         holder = f"process {reader.info.backend_pid} of mixpanel"
