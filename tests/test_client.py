@@ -1,6 +1,7 @@
 """What of an export counts as an answer, seen through real connections."""
 
 import gzip
+import json
 import re
 import socket
 import threading
@@ -18,6 +19,7 @@ from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync.pipeline import sync
 from tests.conftest import NOW
+from tests.warehouses import rows
 
 LINE = b'{"event": "x", "properties": {"time": 1}}\n'
 TODAY = Window(NOW.date(), NOW.date())
@@ -31,7 +33,7 @@ BROKEN = {
     Fault.TERMINATED_EARLY: "terminated early",
     Fault.ERROR_LAST_LINE: "last line is not a whole event",
     Fault.NO_ANSWER: "connection failed",
-    Fault.HTML: "last line is not a whole event",
+    Fault.HTML: "a page of HTML",
     Fault.INTERNAL_SERVER_ERROR: "Mixpanel answered 500",
     Fault.BAD_GATEWAY: "Mixpanel answered 502",
     Fault.SERVICE_UNAVAILABLE: "Mixpanel answered 503",
@@ -329,3 +331,80 @@ def test_the_last_line_tells_whether_an_answer_is_whole(mixpanel, client, tmp_pa
     else:
         with pytest.raises(ExportError, match="last line"):
             fetch(client(attempts=1), tmp_path)
+
+
+def test_being_told_to_come_back_at_once_does_not_spend_the_hour(mixpanel, client, tmp_path):
+    mixpanel.add(events(3))
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=500, retry_after=1)
+    with pytest.raises(ExportError, match="did not change within 70 minutes"):
+        fetch(client(retry_pause_seconds=2), tmp_path)
+    assert len(mixpanel.requests) < 20
+
+
+def response(status, *headers, body=b"<html>secret page</html>"):
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def test_a_redirection_is_not_followed(client, serve, tmp_path):
+    serve(response("302 Found", "Location: https://sso.example/login?token=abc"))
+    with pytest.raises(ExportError, match=r"302, a redirection to https://sso\.example") as error:
+        fetch(client(), tmp_path)
+    assert "token" not in str(error.value)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "403 Forbidden", "503 Service Unavailable"])
+def test_a_page_of_html_is_refused_and_not_shown(client, serve, tmp_path, status):
+    serve(response(status, "Content-Type: text/html; charset=utf-8"))
+    with pytest.raises(ExportError, match="a page of HTML") as error:
+        fetch(client(attempts=1), tmp_path)
+    assert "secret page" not in str(error.value)
+
+
+def test_what_runs_on_this_machine_is_asked_without_the_proxy(
+    mixpanel, client, tmp_path, monkeypatch
+):
+    mixpanel.add(events(3))
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert len(fetch(client(attempts=1), tmp_path)) == 3
+
+
+def test_many_names_are_asked_for_in_urls_of_a_length_that_servers_take(
+    mixpanel, run_sync, warehouse, monkeypatch
+):
+    names = [f"Événement numéro {number:03}" for number in range(200)]
+    time = int(NOW.timestamp())
+    mixpanel.add(
+        {"event": name, "properties": {"time": time, "distinct_id": "ada"}} for name in names
+    )
+    # Without $insert_id it is known by its payload, under whichever name Mixpanel has it.
+    renamed = {"mp_original_event_name": names[150], "mp_original_distinct_id": "bob"}
+    mixpanel.add([{"event": "$hotshard_events", "properties": {"time": time, **renamed}}])
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", json.dumps(names))
+    for _ in range(2):
+        summary = run_sync(skip_transform=True)
+        assert summary.status == "ok", summary.error
+    exports = [r for r in mixpanel.requests if r.path == "/api/2.0/export"]
+    assert max(len(request.query["event"]) for request in exports) < 6000
+    assert rows(warehouse, "select count(*), count(distinct event) from mixpanel_raw.events") == [
+        (201, 200)
+    ]
+
+
+def test_a_project_whose_day_has_not_begun_keeps_what_came_and_names_the_setting(
+    mixpanel, run_sync, warehouse
+):
+    """The server's today is a day behind ours, as of a project in America."""
+    time = int(NOW.timestamp())
+    day = 86_400
+    mixpanel.add(
+        {"event": "$ae_session", "properties": {"time": time + day - ago * day, "$insert_id": "x"}}
+        for ago in range(1, 6)
+    )
+    summary = run_sync(now=NOW + timedelta(days=1), skip_transform=True)
+    assert summary.status == "failed"
+    assert "set timezone in [sources.mixpanel]" in str(summary.error)
+    assert summary.events_new == 5
+    assert run_sync(now=NOW + timedelta(days=1), skip_transform=True).events_new == 0
+    assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(5,)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import quote, urlsplit
 
 import requests
 import urllib3
@@ -21,7 +22,7 @@ import urllib3
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import BrokenAnswer, ExportError, NotInPlan
+from mixpanel_pipeline.source.errors import BrokenAnswer, DayNotBegun, ExportError, NotInPlan
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.slots import Slot
 from mixpanel_pipeline.source.window import Window
@@ -33,7 +34,10 @@ CONNECT_TIMEOUT_SECONDS = 30
 LONGEST_PAUSE_SECONDS = 60.0
 # Mixpanel's budget is by the hour: asking more often than this would itself use it up.
 LONGEST_RATE_LIMIT_PAUSE_SECONDS = 600.0
+# An hour of 60 queries has one a minute.
+_SECONDS_A_QUERY = 60.0
 _CHUNK_BYTES = 2**20
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _RATE_LIMITED = 429
 _RATE_LIMIT = "Mixpanel's rate limit (60 queries an hour for all tools together) is reached"
 
@@ -48,6 +52,24 @@ _ADVICE = {
 _T = TypeVar("_T")
 # Counts by event name and day.
 EventCounts = dict[str, dict[str, int]]
+
+
+# Servers and proxies refuse URLs of 8 KB; what else is in ours is short.
+_CHARACTERS_OF_NAMES = 4000
+_PAGE = "a page of HTML, as a proxy or a login has it: check base_url and the way to Mixpanel"
+_NOT_BEGUN = "to_date cannot be later than today"
+
+
+def batches(names: Sequence[str]) -> Iterator[list[str]]:
+    """The names in as few requests as their URLs allow, in order."""
+    batch: list[str] = []
+    for name in names:
+        if batch and len(quote(json.dumps([*batch, name]))) > _CHARACTERS_OF_NAMES:
+            yield batch
+            batch = []
+        batch.append(name)
+    if batch:
+        yield batch
 
 
 class _Transient(Exception):
@@ -198,7 +220,10 @@ class MixpanelClient:
                 reason, told = str(error), error.retry_after
                 pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
                 limited += 1
-                self.budget.block(told or pause)
+                if told is None or told < _SECONDS_A_QUERY:
+                    # Coming back each second, as told, would spend the whole hour in a minute.
+                    told = max(told or 0.0, pause)
+                self.budget.block(told)
                 continue
             except (BrokenAnswer, _Transient) as error:
                 failures += 1
@@ -250,6 +275,8 @@ class MixpanelClient:
 
     def _download(self, parameters: Mapping[str, str], path: Path) -> Answer:
         with self._get(f"{self.settings.host}/api/2.0/export", parameters) as response:
+            if _is_page(response, b""):
+                raise BrokenAnswer(f"not events came but {_PAGE}")
             encoding = response.headers.get("Content-Encoding", "identity").lower()
             if encoding not in ("gzip", "identity"):
                 raise BrokenAnswer(f"the answer came encoded as {encoding}")
@@ -277,13 +304,23 @@ class MixpanelClient:
         """The response to a GET, of status 200; its body still to be read."""
         if self.settings.project_id:
             parameters = {**parameters, "project_id": self.settings.project_id}
+        with requests.Session() as session:
+            # What runs on this machine is behind no proxy.
+            session.trust_env = urlsplit(url).hostname not in _LOOPBACK
+            yield from self._ask(session, url, parameters)
+
+    def _ask(
+        self, session: requests.Session, url: str, parameters: Mapping[str, str]
+    ) -> Iterator[requests.Response]:
         try:
-            with requests.get(
+            with session.get(
                 url,
                 params=parameters,
                 auth=self.settings.auth,
                 headers={"Accept-Encoding": "gzip"},
                 stream=True,
+                # Each would be a request that nobody counted, with our credentials.
+                allow_redirects=False,
                 timeout=(CONNECT_TIMEOUT_SECONDS, self.settings.read_timeout_seconds),
             ) as response:
                 if response.status_code != requests.codes.ok:
@@ -310,13 +347,33 @@ def _refuse(response: requests.Response) -> NoReturn:
     retry_after = _retry_after(response.headers.get("Retry-After"))
     if status == _RATE_LIMITED:
         raise _RateLimited(_RATE_LIMIT, retry_after)
+    if response.is_redirect:
+        target = urlsplit(response.headers["Location"])
+        host = f"{target.scheme}://{target.hostname}" if target.hostname else "another page"
+        raise ExportError(
+            f"Mixpanel answered {status}, a redirection to {host}, which is not followed. "
+            "Check region and base_url."
+        )
     # Reading the body may fail like any other; then it is as transient.
-    body = response.raw.read(2_000, decode_content=True).decode("utf-8", "replace")
-    said = f"Mixpanel answered {status}: {' '.join(body.split())[:300]}"
+    body = response.raw.read(2_000, decode_content=True)
+    text = _PAGE if _is_page(response, body) else body.decode("utf-8", "replace")
+    said = f"Mixpanel answered {status}: {' '.join(text.split())[:300]}"
     if status >= 500:
         raise _Transient(said, retry_after)
+    if _NOT_BEGUN in said:
+        raise DayNotBegun(
+            f"{said.rstrip('.')}. There the day has not begun: set timezone in [sources.mixpanel] "
+            "to the time zone of the project (Project Settings in Mixpanel). What was loaded "
+            "before stays, and the days since then are loaded by the next sync."
+        )
     refusal = f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}"
     raise NotInPlan(refusal) if status == requests.codes.payment_required else ExportError(refusal)
+
+
+def _is_page(response: requests.Response, body: bytes) -> bool:
+    """Whether somebody else answered, with a page for people."""
+    is_html = "html" in response.headers.get("Content-Type", "").lower()
+    return is_html or body.lstrip()[:1] == b"<"
 
 
 def _retry_after(value: str | None) -> float | None:

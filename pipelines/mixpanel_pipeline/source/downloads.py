@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.delivered import Delivered, joined
+from mixpanel_pipeline.source.errors import DayNotBegun
 from mixpanel_pipeline.source.plan import Request, Stage, days_at_once
 from mixpanel_pipeline.source.slots import Slot, Slots
 from mixpanel_pipeline.source.window import Window
@@ -74,7 +75,16 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
         if gathered and (_is_enough(gathered) or not _succeeds_soon(future)):
             yield _together(gathered)
             gathered.clear()
-        delivered = future.result()
+        try:
+            delivered = future.result()
+        except DayNotBegun:
+            if days.length > 1 and stage.arrival is None:
+                # Only the last of them has not begun.
+                begun = Window(days.from_date, days.to_date - timedelta(days=1))
+                request = stage.request(begun.from_date, begun.to_date)
+                path = spool / f"answer-{next(names)}"
+                yield Download(begun, fetch(request, path, slots.next()))
+            raise
         pending.popleft()
         gathered.append(Download(days, delivered))
         bytes_per_day, days_answered = delivered.answer_bytes / days.length, days.length

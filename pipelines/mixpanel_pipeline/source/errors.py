@@ -13,5 +13,9 @@ class BrokenAnswer(ExportError):
     """An answer that is not whole: none of it counts, asking again may bring all of it."""
 
 
+class DayNotBegun(ExportError):
+    """A day was asked for that has not begun where the project is."""
+
+
 class NotInPlan(ExportError):
     """The project's plan at Mixpanel does not include the API."""

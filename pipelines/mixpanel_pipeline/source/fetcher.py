@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder
 from mixpanel_pipeline.source.answer import Answer
-from mixpanel_pipeline.source.client import MixpanelClient
-from mixpanel_pipeline.source.delivered import Delivered, decoded
+from mixpanel_pipeline.source.client import MixpanelClient, batches
+from mixpanel_pipeline.source.delivered import Delivered, decoded, joined
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.slots import Slot
 from mixpanel_pipeline.source.window import Window
@@ -36,18 +36,33 @@ class Fetcher:
         Raises:
             ExportError: Mixpanel refused, or no whole answer came.
         """
+        if self._names is None:
+            return self._fetch(request, None, path, slot)
+        asked = list(batches(self._names))
+        if len(asked) == 1:
+            return self._fetch(request, asked[0], path, slot)
+        return joined(
+            [
+                self._fetch(request, names, path.with_name(f"{path.name}{number:04}"), slot)
+                for number, names in enumerate(asked)
+            ]
+        )
+
+    def _fetch(
+        self, request: Request, names: Sequence[str] | None, path: Path, slot: Slot
+    ) -> Delivered:
         # Renamed events are asked for as well: their own names are in their properties.
-        names = self._names and [*self._names, HOT_SHARD_EVENT]
+        asked = names and [*names, HOT_SHARD_EVENT]
 
         def read(answer: Answer) -> Delivered:
             # One at a time: side by side they would take as long, and more memory.
             with self._decoding:
-                return self.decode(answer, request.window)
+                return self.decode(answer, request.window, names)
 
-        return self._client.fetch(request, names, path, read, slot)
+        return self._client.fetch(request, asked, path, read, slot)
 
-    def decode(self, answer: Answer, window: Window) -> Delivered:
-        """What an answer for the days of `window` delivers, as files beside it.
+    def decode(self, answer: Answer, window: Window, names: Sequence[str] | None) -> Delivered:
+        """What an answer for the days of `window` delivers of events of those names, or of all.
 
         Raises:
             BrokenAnswer: The answer is not whole.
@@ -56,6 +71,6 @@ class Fetcher:
             self._client.settings.zone,
             holds_nul=self._holds_nul,
             only_day=window.only_day,
-            names=self._names,
+            names=names,
         )
         return decoded(answer, decoder)

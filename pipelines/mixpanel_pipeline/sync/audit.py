@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT
 from mixpanel_pipeline.project import RAW_DATASET
-from mixpanel_pipeline.source.client import EventCounts
+from mixpanel_pipeline.source.client import EventCounts, batches
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.window import Window, last_day
 from mixpanel_pipeline.sync.run import Run
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 Status = Literal["equal", "healed", "differing", "impossible"]
 
 DEFAULT_DAYS = 7
-# A query's names are part of its URL, which may have some thousand characters.
-_CHARACTERS_OF_NAMES = 4000
 # How many queries to expect for all events of a project.
 _BATCHES_OF_ALL = 5
 
@@ -141,8 +139,8 @@ def heal_after_sync(run: Run, days: int) -> None:
         return
     # Comparing takes a query per batch of names, twice when something is healed, and one for
     # the names themselves. A sync does not wait for an hour to pass.
-    batches = len(list(_batches(run.events))) if run.events else _BATCHES_OF_ALL
-    needed = 2 * batches + 3
+    queries = len(list(batches(run.events))) if run.events else _BATCHES_OF_ALL
+    needed = 2 * queries + 3
     if run.client.budget.left < needed:
         logger.warning(
             "No audit after this sync: of this hour's requests fewer than %s are left.", needed
@@ -175,7 +173,7 @@ def _compare(run: Run, window: Window) -> Audit:
     # What has this name there has, mostly, its own name here.
     names = [name for name in names if name != HOT_SHARD_EVENT]
     counts: EventCounts = {}
-    for batch in _batches(names):
+    for batch in batches(names):
         counts |= run.client.count_events(batch, window)
     result = Audit("equal", window.from_date, window.to_date)
     for name in names:
@@ -271,17 +269,6 @@ def _export_days(run: Run, days: Collection[date]) -> set[date]:
         for instant in (since, until - timedelta(microseconds=1)):
             found.add(instant.astimezone(run.settings.zone).date())
     return {day for day in found if day <= last_day(run.now, run.settings.zone, "today")}
-
-
-def _batches(names: Sequence[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for name in names:
-        if batch and len(json.dumps([*batch, name])) > _CHARACTERS_OF_NAMES:
-            yield batch
-            batch = []
-        batch.append(name)
-    if batch:
-        yield batch
 
 
 def _stretches(days: Sequence[date]) -> Iterator[Window]:
