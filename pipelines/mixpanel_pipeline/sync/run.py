@@ -117,8 +117,11 @@ class Run:
     def load_new(self, *, full_refresh: bool = False) -> None:
         """Load what is new; see `Loader.load_new`. A full refresh loads also what is missing."""
         lacks = missing(self.warehouse, self.events) if full_refresh else None
-        loader = self._loader()
-        loader.load_new(full_refresh=full_refresh, since=lacks.since if lacks else None)
+        self._loader().load_new(
+            full_refresh=full_refresh,
+            since=lacks.since if lacks else None,
+            recorded=self._runs.last_watermark(),
+        )
         self._tell_missing()
 
     def load_backfill(self, days: Window) -> None:
