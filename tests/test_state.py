@@ -107,6 +107,18 @@ def test_an_unreadable_state_is_kept_aside(mixpanel, warehouse, run_sync, caplog
     assert run_sync(skip_transform=True).mode == "incremental"
 
 
+def test_an_unreadable_state_after_an_outage_costs_no_events(
+    mixpanel, warehouse, run_sync, monkeypatch
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", "2")
+    mixpanel.add([event(NOW - 30 * DAY)])
+    run_sync(now=NOW - 30 * DAY, skip_transform=True)
+    mixpanel.add([event(NOW - days * DAY) for days in range(30)])
+    damage(warehouse, lambda stored: "no state")
+    summary = run_sync(skip_transform=True)
+    assert (summary.mode, summary.events_new) == ("first", 30)
+
+
 @pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
 def test_a_readable_state_is_never_set_aside(mixpanel, warehouse, run_sync, monkeypatch):
     """dlt's step fails although the state can be read."""

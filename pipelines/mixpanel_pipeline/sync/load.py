@@ -103,12 +103,20 @@ class Loader:
         self._loaded = loaded
         self._committed = committed
 
-    def load_new(self, *, full_refresh: bool = False) -> None:
+    def load_new(
+        self,
+        *,
+        full_refresh: bool = False,
+        since: date | None = None,
+        recorded: datetime | None = None,
+    ) -> None:
         """Load what is new, or the whole initial window when there is no watermark.
 
         Args:
             full_refresh: Load the whole initial window, and what is new when that begins earlier;
                 set the watermark anew.
+            since: A day that a full refresh begins at, when it is earlier.
+            recorded: The watermark by the record of runs, for when the state does not tell one.
 
         Raises:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
@@ -118,7 +126,7 @@ class Loader:
             watermark = watermark_of(pipeline)
             mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
             self._begin(mode, watermark)
-            for stage in self._stages(watermark, full_refresh=full_refresh):
+            for stage in self._stages(watermark, full_refresh, since, recorded):
                 self._load(pipeline, spool, stage)
 
     def load_days(self, days: Window, mode: Mode, *, already: date | None = None) -> None:
@@ -146,7 +154,13 @@ class Loader:
             self._loaded.watermark_before = watermark.instant if watermark else None
         self._loaded.watermark = watermark.instant if watermark else None
 
-    def _stages(self, watermark: Watermark | None, *, full_refresh: bool) -> Iterator[Stage]:
+    def _stages(
+        self,
+        watermark: Watermark | None,
+        full_refresh: bool,
+        since: date | None,
+        recorded: datetime | None,
+    ) -> Iterator[Stage]:
         settings, zone = self._settings, self._settings.zone
         last = last_day(self._now, zone, settings.end_day)
         cursors = {watermark.cursor if watermark else settings.cursor, settings.cursor}
@@ -172,6 +186,13 @@ class Loader:
                 days_before=0 if cursors == {"occurred_at"} else settings.arrival_days,
             )
             days = days.joined(new) if full_refresh else new
+        elif recorded is not None:
+            # Of either cursor: the record is there for when nothing else is.
+            days_before = settings.arrival_days
+            start = recorded - settings.lookback
+            days = days.joined(incremental_window(start, last, zone, days_before=days_before))
+        if since is not None and since < days.from_date:
+            days = Window(since, last)
         restarts = full_refresh or watermark is None or watermark.cursor != "occurred_at"
         yield Stage(days, "occurred_at", self._now, restarts=restarts)
         # From here on by arrival: what those days delivered says since when.

@@ -20,6 +20,7 @@ from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
 from mixpanel_pipeline.sync.progress import Progress
@@ -121,8 +122,14 @@ class Run:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
 
     def load_new(self, *, full_refresh: bool = False) -> None:
-        """Load what is new; see `Loader.load_new`."""
-        self._loader().load_new(full_refresh=full_refresh)
+        """Load what is new; see `Loader.load_new`. A full refresh loads also what is missing."""
+        lacks = missing(self.warehouse, self.events) if full_refresh else None
+        self._loader().load_new(
+            full_refresh=full_refresh,
+            since=lacks.since if lacks else None,
+            recorded=self._runs.last_watermark(),
+        )
+        self._tell_missing()
 
     def load_backfill(self, days: Window) -> None:
         """Load `days`, from where a backfill of the same days and events came to."""
@@ -135,6 +142,7 @@ class Run:
                 already,
             )
         loader.load_days(days, "backfill", already=already)
+        self._tell_missing()
 
     def load_again(self, days: Window) -> None:
         """Load days that turned out to lack events."""
@@ -149,6 +157,12 @@ class Run:
                 transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
         finally:
             self._transform_seconds = time.monotonic() - started
+
+    def _tell_missing(self) -> None:
+        lacks = missing(self.warehouse, self.events)
+        if lacks is not None:
+            self.summary.days_missing, self.summary.missing_since = lacks.days, lacks.since
+            logger.warning("%s: --full-refresh loads them.", lacks)
 
     def _loader(self) -> Loader:
         self._event_names = described(self.events)

@@ -27,15 +27,19 @@ class Summary:
     events_new: int | None = None
     events_duplicate: int | None = None
     lines_rejected: int | None = None
+    days_missing: int | None = None
+    """Days loaded for other names than those asked for now; `missing_since` is the first."""
+    missing_since: date | None = None
     subscribers: int | None = None
     duration_seconds: float = 0.0
     error: str | None = None
 
     def as_json(self) -> str:
-        """One JSON object on one line; instants in ISO 8601, `error` only when there is one."""
+        """One JSON object on one line; instants in ISO 8601, what is wrong only when it is."""
         fields = asdict(self)
-        if self.error is None:
-            del fields["error"]
+        for name in ("days_missing", "missing_since", "error"):
+            if fields[name] is None:
+                del fields[name]
         return json.dumps(fields, default=lambda value: value.isoformat())
 
     def print(self, console: "Console") -> None:

@@ -145,6 +145,14 @@ class SyncRuns:
             for number in range(requests)
         ]
 
+    def last_watermark(self) -> datetime | None:
+        """The watermark as the last run left it that knew one."""
+        found = self.warehouse.rows(
+            f"select watermark_after from {TABLE} where watermark_after is not null "
+            "order by id desc limit 1"
+        )
+        return found[0][0] if found else None
+
     def progress_of(self, backfill: Window, event_names: str, now: datetime) -> date | None:
         """The last day that this backfill has committed, if its last run lately did not finish."""
         found = self.warehouse.rows(
