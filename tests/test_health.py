@@ -32,6 +32,8 @@ def add_run(warehouse, start, *, took=MINUTE, **columns):
         "status": "ok",
         "mode": "incremental",
         "destination": warehouse.name,
+        "from_date": start.date(),
+        "to_date": start.date(),
         "version": "1",
     } | columns
     literals = ["null" if value is None else f"'{value}'" for value in columns.values()]
@@ -45,6 +47,17 @@ def set_watermark(warehouse, age):
     warehouse.execute("delete from mixpanel_raw.sync_runs")
     now = datetime.now(UTC)
     add_run(warehouse, now - HOUR, watermark_after=None if age is None else now - age)
+
+
+def set_last_sync(warehouse, age):
+    """Let the only sync that succeeded have ended that long ago, and others not count."""
+    warehouse.execute("delete from mixpanel_raw.sync_runs")
+    now = datetime.now(UTC)
+    add_run(warehouse, now - HOUR, status="failed")
+    add_run(warehouse, now - HOUR, mode="backfill")
+    add_run(warehouse, now - HOUR, from_date=None, to_date=None)
+    if age is not None:
+        add_run(warehouse, now - age - MINUTE, watermark_after=now - 30 * DAY)
 
 
 def health(warehouse, destination=None):
@@ -123,6 +136,7 @@ def test_sync_health_tells_how_syncs_went(warehouse, loaded):
 
     found = health(warehouse)
     assert found.pop("watermark_lag_hours") == pytest.approx(73, abs=0.1)
+    assert found.pop("quiet_hours") == pytest.approx(1, abs=0.1)
     assert found == {
         "destination": warehouse.name,
         "last_status": "running",
@@ -135,11 +149,13 @@ def test_sync_health_tells_how_syncs_went(warehouse, loaded):
         "seconds_per_run_before": pytest.approx(30),
         "duration_trend": pytest.approx(3),
         "last_success_at": success + timedelta(seconds=120),
+        "last_sync_at": success + timedelta(seconds=120),
         "last_run_at": last,
         "watermark": now - 73 * HOUR,
     }
     found = health(warehouse, "other")
     assert found.pop("watermark_lag_hours") == pytest.approx(25, abs=0.1)
+    assert found.pop("quiet_hours") == pytest.approx(1, abs=0.1)
     assert found == {
         "destination": "other",
         "last_status": "ok",
@@ -152,6 +168,7 @@ def test_sync_health_tells_how_syncs_went(warehouse, loaded):
         "seconds_per_run_before": None,
         "duration_trend": None,
         "last_success_at": now - DAY + MINUTE,
+        "last_sync_at": now - DAY + MINUTE,
         "last_run_at": now - DAY,
         "watermark": now - 25 * HOUR,
     }
@@ -163,11 +180,11 @@ def test_sync_health_is_of_now_and_not_of_the_last_sync(warehouse, loaded):
     assert health(warehouse)["watermark_lag_hours"] == pytest.approx(3, abs=0.1)
 
 
-def test_a_watermark_that_stands_still_fails_the_freshness_test(warehouse, loaded):
+def test_syncs_that_stand_still_fail_the_freshness_test(warehouse, loaded):
     transform(warehouse)
 
     def outcome():
-        return dbt(warehouse, "test", "--select", "tag:freshness")["watermark_is_fresh"]
+        return dbt(warehouse, "test", "--select", "tag:freshness")["syncs_are_fresh"]
 
     assert outcome() == "fail", "no run at all"
     for age, expected in [
@@ -180,16 +197,14 @@ def test_a_watermark_that_stands_still_fails_the_freshness_test(warehouse, loade
         (25 * HOUR, "fail"),
         (None, "fail"),
     ]:
-        set_watermark(warehouse, age)
+        set_last_sync(warehouse, age)
         assert outcome() == expected, age
-    now = datetime.now(UTC)
-    for watermark in (now - 25 * HOUR, None):
-        set_watermark(warehouse, HOUR)
-        add_run(warehouse, now - DAY, destination="other", watermark_after=watermark)
-        assert outcome() == "fail", f"one destination of two is at {watermark}"
+    set_last_sync(warehouse, HOUR)
+    add_run(warehouse, datetime.now(UTC) - 25 * HOUR, destination="other")
+    assert outcome() == "fail", "one destination of two"
 
 
-def test_a_watermark_that_stands_still_fails_the_source_freshness(warehouse, loaded):
+def test_syncs_that_stand_still_fail_the_source_freshness(warehouse, loaded):
     def outcome():
         return dbt(warehouse, "source", "freshness")
 
@@ -200,15 +215,35 @@ def test_a_watermark_that_stands_still_fails_the_source_freshness(warehouse, loa
         (25 * HOUR, "error"),
         (None, "error"),
     ]:
-        set_watermark(warehouse, age)
+        set_last_sync(warehouse, age)
         assert outcome() == {"sync_runs": expected}, age
+
+
+def test_events_that_stay_away_are_warned_of_by_what_was_asked_for(warehouse, loaded):
+    transform(warehouse)
+
+    def outcome():
+        return dbt(warehouse, "test", "--select", "tag:freshness")["events_are_recent"]
+
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    for asked_for, watermark, expected in [
+        (now, now - 71 * HOUR, "pass"),
+        (now, now - 73 * HOUR, "warn"),
+        (now - DAY, midnight - 71 * HOUR, "pass"),
+        (now - DAY, midnight - 73 * HOUR, "warn"),
+    ]:
+        warehouse.execute("delete from mixpanel_raw.sync_runs")
+        add_run(warehouse, now - MINUTE, to_date=asked_for.date(), watermark_after=watermark)
+        assert outcome() == expected, (asked_for, watermark)
 
 
 def test_a_quiet_app_does_not_make_its_sync_fail(warehouse, loaded):
     set_watermark(warehouse, 30 * DAY)
     transform(warehouse)
     transform(warehouse, full_refresh=True)
-    assert dbt(warehouse, "test")["watermark_is_fresh"] == "fail"
+    found = dbt(warehouse, "test")
+    assert (found["syncs_are_fresh"], found["events_are_recent"]) == ("pass", "warn")
 
 
 LATENESS = """
@@ -255,7 +290,7 @@ def test_a_run_with_empty_leaves_the_views_as_they_are(mixpanel, warehouse, load
 def test_the_views_outlive_a_second_sync(mixpanel, warehouse, loaded, run_sync):
     set_watermark(warehouse, HOUR)
     transform(warehouse)
-    # PostgreSQL drops what depends on a view when dbt replaces it.
+    # dbt itself would drop what depends on a view when it replaces it.
     transform(warehouse)
     assert health(warehouse)["runs_last_7_days"] == 1
     assert rows(warehouse, "select count(*) from mixpanel.event_lateness") == [(0,)]

@@ -197,3 +197,17 @@ def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert subscribers(warehouse)["ada"]["app_sessions"] == 1
+
+
+def test_grants_are_configured_as_in_any_dbt_project(mixpanel, warehouse, run_sync, copied_project):
+    path = copied_project / "dbt_project.yml"
+    declared = yaml.safe_load(path.read_text(encoding="utf-8"))
+    declared["models"] = {"mixpanel": {"+grants": {"select": ["pg_monitor"]}}}
+    path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
+    mixpanel.add([event()])
+    for _ in range(2):
+        assert run_sync().error is None
+        for name in (*VIEWS, "subscribers"):
+            assert rows(
+                warehouse, f"select has_table_privilege('pg_monitor', 'mixpanel.{name}', 'select')"
+            ) == [(True,)]

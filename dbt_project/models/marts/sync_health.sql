@@ -8,6 +8,7 @@ runs as (
         cast(events_new as {{ type_double() }}) as events_loaded,
         {{ seconds_between('started_at', 'finished_at') }} as run_seconds,
         {{ seconds_between('started_at', dbt.current_timestamp()) }} / 86400 as days_ago,
+        status = 'ok' and to_date is not null and mode in ('first', 'incremental', 'full_refresh') as is_sync,
         row_number() over (
             partition by destination
             order by started_at desc, id desc
@@ -39,6 +40,9 @@ summarised as (
             where days_ago > 7 and days_ago <= 14 and status = 'ok'
         ) as seconds_per_run_before,
         max(finished_at) filter (where status = 'ok') as last_success_at,
+        max(finished_at) filter (where is_sync) as last_sync_at,
+        -- Up to where the last of them could find events: no day that it did not ask for.
+        max(least(finished_at, cast(to_date + 1 as timestamp) at time zone 'UTC')) filter (where is_sync) as reached,
         max(started_at) as last_run_at,
         -- Not the greatest: a full refresh may set the watermark back.
         max(watermark_after) filter (where recency_of_watermark = 1) as watermark
@@ -64,9 +68,11 @@ select
     seconds_per_run_before,
     seconds_per_run / nullif(seconds_per_run_before, 0) as duration_trend,
     {{ seconds_between('watermark', dbt.current_timestamp()) }} / 3600 as watermark_lag_hours,
+    greatest({{ seconds_between('watermark', 'reached') }} / 3600, 0) as quiet_hours,
 
     -- timestamps
     last_success_at,
+    last_sync_at,
     last_run_at,
     watermark
 

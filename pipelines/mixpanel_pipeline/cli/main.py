@@ -4,6 +4,7 @@
     python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
     python pipelines/run.py --full-refresh
     python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
+    python pipelines/run.py remove --where SQL  remove events, and count without them
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
     python pipelines/run.py demo                try it against a local Mixpanel
 
@@ -40,8 +41,8 @@ EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["dbt"]:
-        return _dbt(arguments[1:])
+    if arguments[:1] in (["dbt"], ["remove"]):
+        return _with_arguments_of_its_own(*arguments)
     parser = _parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
@@ -77,13 +78,14 @@ def _find_settings() -> None:
     os.environ.setdefault("DLT_PROJECT_DIR", str(Path(__file__).resolve().parents[3]))
 
 
-def _dbt(arguments: list[str]) -> int:
+def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     _find_settings()
     from mixpanel_pipeline.cli.dbt import run_dbt
+    from mixpanel_pipeline.cli.remove import remove
     from mixpanel_pipeline.source.errors import ConfigurationError
 
     try:
-        run_dbt(arguments)
+        return remove(arguments) if command == "remove" else run_dbt(arguments)
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -199,9 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["audit", "dbt", "demo"],
+        choices=["audit", "dbt", "demo", "remove"],
         help="audit: compare what is loaded with Mixpanel's own counts; "
-        "dbt: what follows is dbt's, like `dbt test`; "
+        "dbt: what follows is dbt's, like `dbt test`; remove: see `remove --help`; "
         "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
     )
     parser.add_argument(

@@ -106,23 +106,16 @@ def _environment(variables: dict[str, str]):  # type: ignore[no-untyped-def]
 _NOISE = ("compiled code at", "CONTEXT:")
 
 
-def described_failure(result: Any) -> str:
-    """What failed of what `call_dbt` was to do, in one line without a full stop."""
-    if result.exception is not None or result.result is None:
-        return _in_one_line(str(result.exception))
-    return "; ".join(
-        f"{node.node.name}: {_in_one_line(node.message or str(node.status))}"
-        for node in result.result
-        if node.status in ("error", "fail", "runtime error")
-    )
-
-
 def _reason(result: Any) -> str:
     """What failed, and what that means for what was loaded."""
     not_built = "What was loaded is kept, and is counted by the next sync that builds the models"
-    failure = described_failure(result)
     if result.exception is not None or result.result is None:
-        return f"{failure}. {not_built}: mend it and run again."
+        return f"{in_one_line(str(result.exception))}. {not_built}: mend it and run again."
+    failure = "; ".join(
+        f"{node.node.name}: {in_one_line(node.message or str(node.status))}"
+        for node in result.result
+        if node.status in ("error", "fail", "runtime error")
+    )
     unbuilt = [
         node.node.name
         for node in result.result
@@ -136,6 +129,7 @@ def _reason(result: Any) -> str:
     )
 
 
-def _in_one_line(message: str) -> str:
+def in_one_line(message: str) -> str:
+    """A message of dbt without line breaks, full stop and what says nothing to its reader."""
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(_NOISE)).rstrip(".")
