@@ -54,7 +54,6 @@ class DuckDB(Warehouse):
     placeholder = "?"
 
     def __post_init__(self) -> None:
-        self.secrets = []
         if self.path.stem in (RAW_DATASET, f"{RAW_DATASET}_staging", MART_SCHEMA):
             raise ConfigurationError(
                 f"The DuckDB file cannot be called {self.path.name}: DuckDB would take the schema "
@@ -120,6 +119,9 @@ class DuckDB(Warehouse):
                 is_duckdb = file.read(12)[8:] == b"DUCK"
             if is_duckdb:
                 self.path.unlink()
+
+    def check_rights_to_transform(self) -> None:
+        pass
 
     def tune(self) -> None:
         pass
