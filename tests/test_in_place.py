@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mixpanel_pipeline import project
 from tests.conftest import NOW
@@ -199,8 +200,8 @@ def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp
     assert subscribers(warehouse)["ada"]["app_sessions"] == 1
 
 
-def test_grants_are_configured_as_in_any_dbt_project(mixpanel, warehouse, run_sync, copied_project):
-    path = copied_project / "dbt_project.yml"
+def test_grants_are_configured_as_in_any_dbt_project(mixpanel, warehouse, run_sync, dbt_project):
+    path = dbt_project / "dbt_project.yml"
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
     declared["models"] = {"mixpanel": {"+grants": {"select": ["pg_monitor"]}}}
     path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")

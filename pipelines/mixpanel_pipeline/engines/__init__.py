@@ -1,12 +1,11 @@
 """The databases that can be synced into: one file each."""
 
 import dlt
-from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigurationException
-from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from mixpanel_pipeline.engines.duckdb import DuckDB, configured_lock_wait, configured_path
 from mixpanel_pipeline.engines.postgres import Postgres
+from mixpanel_pipeline.engines.postgres_connection import configured_credentials
 from mixpanel_pipeline.engines.warehouse import Warehouse
 from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source.errors import ConfigurationError
@@ -38,9 +37,7 @@ def open_warehouse(name: str | None) -> Warehouse:
             limit = dlt.config.get("destination.duckdb.memory_limit", str)
             return DuckDB(configured_path(), limit or DuckDB.memory_limit, configured_lock_wait())
         if name == "postgres":
-            return Postgres(
-                resolve_configuration(PostgresCredentials(), sections=("destination", "postgres"))
-            )
+            return Postgres(configured_credentials())
     except ConfigurationException as error:
         variables = "DESTINATION__POSTGRES__CREDENTIALS__HOST, __PORT, __USERNAME, __PASSWORD"
         raise ConfigurationError(

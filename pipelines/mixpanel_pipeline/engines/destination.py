@@ -96,7 +96,10 @@ class EventsClient:
     """A mixin for dlt's clients of databases that take Parquet."""
 
     new_events: NewEvents
-    events_job: type[EventsJob]
+
+    def events_job(self, file_path: str, load_id: str) -> EventsJob:
+        """The job for the list of all files of events."""
+        raise NotImplementedError
 
     def should_load_data_to_staging_dataset(self, table_name: str) -> bool:
         """Whether dlt's merge is used."""
@@ -111,7 +114,7 @@ class EventsClient:
         """The job for one of a package's files."""
         if table["name"] == EVENTS_TABLE:
             if ReferenceFollowupJobRequest.is_reference_job(file_path):
-                return self.events_job(file_path, load_id, self.new_events)
+                return self.events_job(file_path, load_id)
             # It waits for the other files.
             return FinalizedLoadJobWithFollowupJobs(file_path)
         job: LoadJob = super().create_load_job(table, file_path, load_id, restore)  # type: ignore[misc]

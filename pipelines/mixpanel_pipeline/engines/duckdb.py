@@ -68,7 +68,6 @@ class DuckDB(Warehouse):
     placeholder = "?"
 
     def __post_init__(self) -> None:
-        self.secrets = []
         problem = _name_problem(self.path)
         if problem:
             raise ConfigurationError(
@@ -170,6 +169,9 @@ class DuckDB(Warehouse):
                 beginning = file.read(12)
             if not beginning or beginning[8:] == b"DUCK":
                 self.path.unlink()
+
+    def check_rights_to_transform(self) -> None:
+        pass
 
     def tune(self) -> None:
         pass
@@ -324,7 +326,8 @@ def _bounded_memory(connection: Any, groups: Sequence[RowGroup]) -> Iterator[Non
 
 
 class _DuckDBClient(EventsClient, DuckDbClient):
-    events_job = _DuckDBEvents
+    def events_job(self, file_path: str, load_id: str) -> EventsJob:
+        return _DuckDBEvents(file_path, load_id, self.new_events)
 
     def _get_column_def_sql(self, c: TColumnSchema, table: PreparedTableSchema = None) -> str:  # type: ignore[assignment]
         sql = super()._get_column_def_sql(c, table)

@@ -1,10 +1,11 @@
 """PostgreSQL: a server that a team shares."""
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,37 +13,72 @@ from typing import Any
 
 import psycopg2
 import pyarrow as pa
-from dlt.common.destination import PreparedTableSchema
+from dlt.common.destination import DestinationCapabilitiesContext, PreparedTableSchema
 from dlt.common.destination.client import LoadJob
+from dlt.common.schema import Schema
 from dlt.destinations import postgres
-from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from dlt.destinations.impl.postgres.postgres import PostgresClient, PostgresParquetCopyJob
+from dlt.destinations.impl.postgres.sql_client import Psycopg2SqlClient
 
 from mixpanel_pipeline.engines.destination import (
     LOAD_THREADS,
     EventsClient,
     EventsDestination,
     EventsJob,
+    NewEvents,
 )
 from mixpanel_pipeline.engines.positions import RowGroup, keys, row_groups, rows_without
+from mixpanel_pipeline.engines.postgres_connection import (
+    Credentials,
+    check_rights_to_load,
+    check_rights_to_transform,
+    check_server,
+)
 from mixpanel_pipeline.engines.warehouse import Warehouse
-from mixpanel_pipeline.errors import AnotherSyncIsRunning
+from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import EVENTS
 from mixpanel_pipeline.project import RAW_DATASET
 
+LOCK_LOST = (
+    f"The lock on {RAW_DATASET} was lost: its connection to the server ended, and another sync may "
+    "have begun."
+)
+_LOCK = f"{RAW_DATASET}.sync_lock"
+# A part of a load is copied in a few seconds; whoever takes much longer hangs.
+_TAKEOVER_SECONDS = 60
 _LOAD_ID = pa.field("_dlt_load_id", pa.string(), nullable=False)
 
 
 @dataclass
+class _Hold:
+    """A sync's hold of the raw dataset.
+
+    Attributes:
+        connection: What holds the advisory lock, and what loads are completed on.
+        token: What stands in `sync_lock` until another sync takes the lock.
+    """
+
+    connection: Any
+    token: str
+
+
+@dataclass
 class Postgres(Warehouse):
-    credentials: PostgresCredentials
+    """A lock that the server takes back when its connection ends cannot alone keep a second sync
+    away from a first one that goes on. So whoever takes the lock also enters a token in the table
+    `sync_lock`; and what writes events, completes a load or removes rows looks in its own
+    transaction whether its token still stands there, with a row lock that a second sync waits for.
+    """
+
+    credentials: Credentials
 
     name = "postgres"
     holds_nul = False
     placeholder = "%s"
 
     def __post_init__(self) -> None:
-        self.secrets = [str(self.credentials.password)] if self.credentials.password else []
+        self._hold: _Hold | None = None
+        self._copying: list[Any] | None = None
 
     @property
     def location(self) -> str:
@@ -51,22 +87,67 @@ class Postgres(Warehouse):
 
     @property
     def destination(self) -> EventsDestination:
-        return PostgresDestination(self.credentials)
+        destination = PostgresDestination(self.credentials)
+        destination.warehouse = self
+        return destination
 
     @property
     def environment(self) -> dict[str, str]:
-        prefix = "DESTINATION__POSTGRES__CREDENTIALS__"
-        names = ("host", "port", "username", "password", "database")
-        return {prefix + name.upper(): str(self.credentials[name]) for name in names}
+        return self.credentials.environment()
 
     def connect(self) -> Any:
-        return psycopg2.connect(
-            self.credentials.to_native_representation(),
-            application_name=f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}",
-        )
+        name = f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}"
+        parameters: dict[str, Any] = self.credentials.parameters() | {"application_name": name}
+        return psycopg2.connect(**parameters)
 
-    def kept_open(self) -> AbstractContextManager[object]:
-        return nullcontext()
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        # A sync opens few connections: what holds its lock serves its statements as well. Without
+        # it there is still to be told what it failed of.
+        if self._hold is not None and not self._hold.connection.closed:
+            yield self._hold.connection
+        else:
+            with closing(self.connect()) as connection:
+                yield connection
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        self._copying = []
+        try:
+            yield
+        finally:
+            idle, self._copying = self._copying, None
+            for connection in idle:
+                connection.close()
+
+    @contextmanager
+    def copying(self) -> Iterator[Any]:
+        """An ADBC connection for Arrow's rows; what is not committed in it is rolled back."""
+        from adbc_driver_postgresql import dbapi
+
+        connection = None
+        try:
+            if self._copying:
+                connection = self._copying.pop()
+            else:
+                connection = dbapi.connect(self.credentials.to_native_representation())
+                with connection.cursor() as cursor:
+                    # It waits for downloads of any length.
+                    cursor.execute("set idle_session_timeout = 0")
+                connection.commit()
+            yield connection
+            connection.rollback()
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, dbapi.Error):
+                # Failures of one database are told in one way, whichever driver met them.
+                raise psycopg2.OperationalError(str(error)) from error
+            raise
+        if self._copying is None:
+            connection.close()
+        else:
+            self._copying.append(connection)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -74,10 +155,13 @@ class Postgres(Warehouse):
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             # An open transaction would keep vacuum from cleaning up for as long as the sync runs.
             connection.autocommit = True
+            check_server(connection, self.connect, self.location)
             # The server has to notice when the machine of a sync has gone: in two minutes.
             cursor.execute("set tcp_keepalives_idle = 60")
             cursor.execute("set tcp_keepalives_interval = 10")
             cursor.execute("set tcp_keepalives_count = 6")
+            # Downloads may take longer than the server lets a connection do nothing.
+            cursor.execute("set idle_session_timeout = 0")
             cursor.execute(f"select pg_try_advisory_lock({key})")
             if not cursor.fetchone()[0]:
                 cursor.execute(
@@ -93,13 +177,79 @@ class Postgres(Warehouse):
             # Closing the connection would do, but the server may take a moment to see it.
             unlock = f"select pg_advisory_unlock({key})"
             try:
+                check_rights_to_load(cursor)
+                self._hold = _Hold(connection, secrets.token_hex(16))
+                self._enter_token()
                 yield
             except BaseException:
                 # What it ended of is what to tell, also when the server has gone.
                 with suppress(psycopg2.Error):
                     cursor.execute(unlock)
                 raise
+            finally:
+                self._hold = None
             cursor.execute(unlock)
+
+    def _enter_token(self) -> None:
+        """Take the lock from a sync that lost it, once it has written what it is writing."""
+        self.create_schema(RAW_DATASET)
+        self.execute(
+            f"create table if not exists {_LOCK} (id integer primary key, token text not null)"
+        )
+        try:
+            self.execute(
+                f"set local lock_timeout = '{_TAKEOVER_SECONDS}s'; "
+                f"insert into {_LOCK} values (1, %s) "
+                "on conflict (id) do update set token = excluded.token",
+                [self._hold.token if self._hold else None],
+            )
+        except psycopg2.errors.LockNotAvailable:
+            raise AnotherSyncIsRunning("it has lost its lock, and is still writing") from None
+
+    @property
+    def still_held(self) -> str:
+        """The query that returns a row if the lock is held, until its transaction ends."""
+        token = self._hold.token if self._hold else ""
+        return f"select id from {_LOCK} where token = '{token}' for share"
+
+    def held_connection(self) -> Any:
+        """The connection that holds the lock.
+
+        Raises:
+            SyncError: The lock was lost.
+        """
+        if self._hold is None or self._hold.connection.closed:
+            raise SyncError(LOCK_LOST)
+        return self._hold.connection
+
+    def execute_held(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        with self.transaction_held() as cursor:
+            for statement, parameters in statements:
+                cursor.execute(statement, parameters)
+
+    @contextmanager
+    def transaction_held(self) -> Iterator[Any]:
+        """A cursor in a transaction of the connection that holds the lock.
+
+        Raises:
+            SyncError: The lock was lost.
+        """
+        with closing(self.held_connection().cursor()) as cursor:
+            cursor.execute("begin")
+            try:
+                cursor.execute(self.still_held)
+                if cursor.fetchone() is None:
+                    raise SyncError(LOCK_LOST)
+                yield cursor
+                cursor.execute("commit")
+            except BaseException:
+                with suppress(psycopg2.Error):
+                    cursor.execute("rollback")
+                raise
+
+    def check_rights_to_transform(self) -> None:
+        with self.connected() as connection, closing(connection.cursor()) as cursor:
+            check_rights_to_transform(cursor)
 
     def tune(self) -> None:
         # Loads stand one behind the other in the table, so block ranges find them; the audit asks
@@ -114,26 +264,25 @@ class Postgres(Warehouse):
         )
 
     def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:
-        from adbc_driver_postgresql import dbapi
-
-        uri = self.credentials.to_native_representation()
-        try:
-            with dbapi.connect(uri) as connection, connection.cursor() as cursor:
-                cursor.adbc_ingest("delivered", keys(delivered), mode="create", temporary=True)
-                # Without statistics it would read all events to find a few.
-                cursor.execute("analyze delivered")
-                cursor.execute(query)
-                found = cursor.fetch_arrow_table()
-        except dbapi.Error as error:
-            # The failures of one database are told in one way, whichever driver met them.
-            raise psycopg2.OperationalError(str(error)) from error
+        with self.copying() as connection, connection.cursor() as cursor:
+            cursor.adbc_ingest("delivered", keys(delivered), mode="create", temporary=True)
+            # Without statistics it would read all events to find a few.
+            cursor.execute("analyze delivered")
+            cursor.execute(query)
+            found = cursor.fetch_arrow_table()
         return found.column(0).combine_chunks()
 
     def is_missing(self, column: str, name: str) -> str:
         return f"({column} ->> '{name}') is null"
 
 
-class _PostgresEvents(EventsJob, PostgresParquetCopyJob):
+class _PostgresEvents(EventsJob):
+    def __init__(
+        self, file_path: str, load_id: str, new_events: NewEvents, warehouse: Postgres
+    ) -> None:
+        super().__init__(file_path, load_id, new_events)
+        self._warehouse = warehouse
+
     def append(self, files: Sequence[Path], not_new: pa.Array) -> None:
         # A part on each of some connections, as PostgreSQL uses a processor for each: what a load
         # wrote counts once the load is complete, not with a transaction of its own.
@@ -144,12 +293,17 @@ class _PostgresEvents(EventsJob, PostgresParquetCopyJob):
                 pass
 
     def _copy(self, not_new: pa.Array, groups: Sequence[RowGroup]) -> None:
-        with self._connect() as connection, connection.cursor() as cursor:
-            _, schema = self._set_catalog_and_schema()
+        with self._warehouse.copying() as connection, connection.cursor() as cursor:
+            # Rows of a load that cannot complete would make their events look loaded.
+            cursor.execute(self._warehouse.still_held)
+            if cursor.fetchone() is None:
+                raise SyncError(LOCK_LOST)
             loaded = EVENTS.append(_LOAD_ID)
             # As a stream: dlt would hold a whole file in memory.
             events = pa.RecordBatchReader.from_batches(loaded, self._batches(groups, not_new))
-            cursor.adbc_ingest(self.load_table_name, events, mode="append", db_schema_name=schema)
+            cursor.adbc_ingest(
+                self.load_table_name, events, mode="append", db_schema_name=RAW_DATASET
+            )
             connection.commit()
 
     def _batches(self, groups: Sequence[RowGroup], not_new: pa.Array) -> Iterator[pa.RecordBatch]:
@@ -158,23 +312,85 @@ class _PostgresEvents(EventsJob, PostgresParquetCopyJob):
             yield from rows.append_column(_LOAD_ID, load_ids).to_batches()
 
 
+class _PostgresCopy(PostgresParquetCopyJob):
+    """dlt's, on a connection that is open already."""
+
+    # dlt would fail when the file has no rows.
+    _ingest_per_rowgroup = True
+
+    def __init__(self, file_path: str, warehouse: Postgres) -> None:
+        super().__init__(file_path)
+        self._warehouse = warehouse
+
+    def _connect(self) -> Any:
+        return self._warehouse.copying()
+
+
+class _HeldSqlClient(Psycopg2SqlClient):
+    """dlt's, on the connection that holds the lock."""
+
+    warehouse: Postgres
+
+    def open_connection(self) -> Any:
+        self._conn = self.warehouse.held_connection()
+        return self._conn
+
+    def close_connection(self) -> None:
+        self._conn = None
+
+    def _reset_connection(self) -> None:
+        # dlt's would reset the settings as well.
+        self._conn.rollback()
+        self._conn.autocommit = True
+
+
 class _PostgresClient(EventsClient, PostgresClient):
-    events_job = _PostgresEvents
+    warehouse: Postgres
+
+    def events_job(self, file_path: str, load_id: str) -> EventsJob:
+        return _PostgresEvents(file_path, load_id, self.new_events, self.warehouse)
 
     def create_load_job(
         self, table: PreparedTableSchema, file_path: str, load_id: str, restore: bool = False
     ) -> LoadJob:
         job = super().create_load_job(table, file_path, load_id, restore)
         if isinstance(job, PostgresParquetCopyJob):
-            # dlt would fail when the file has no rows.
-            job._ingest_per_rowgroup = True
+            return _PostgresCopy(file_path, self.warehouse)
         return job
+
+    def complete_load(self, load_id: str) -> None:
+        """Let the load count, if this sync still holds the lock."""
+        with self.warehouse.transaction_held():
+            super().complete_load(load_id)
 
 
 class PostgresDestination(EventsDestination, postgres):
-    """`dlt.destinations.postgres` in all else."""
+    """`dlt.destinations.postgres` in all else.
+
+    Attributes:
+        warehouse: Its lock is held while something is loaded.
+    """
+
+    warehouse: Postgres
 
     @property
     def client_class(self) -> type[PostgresClient]:
         """What loads into it."""
         return _PostgresClient
+
+    def _raw_capabilities(self) -> DestinationCapabilitiesContext:
+        capabilities = super()._raw_capabilities()
+        # All jobs share a connection.
+        capabilities.max_parallel_load_jobs = 1
+        return capabilities
+
+    def client(self, schema: Schema, initial_config: Any = None) -> Any:
+        """What loads into it, on the warehouse's connections."""
+        client = super().client(schema, initial_config)
+        sql = client.sql_client
+        client.warehouse = self.warehouse
+        client.sql_client = _HeldSqlClient(
+            sql.dataset_name, sql.staging_dataset_name, sql.credentials, sql.capabilities
+        )
+        client.sql_client.warehouse = self.warehouse
+        return client

@@ -2,8 +2,8 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,6 @@ class Warehouse(ABC):
     """Whether text and JSON can hold NUL characters."""
     placeholder: str
     """What stands for a parameter in the driver's SQL."""
-    secrets: list[str]
-    """What may never be printed."""
 
     @property
     @abstractmethod
@@ -64,7 +62,22 @@ class Warehouse(ABC):
 
         Raises:
             AnotherSyncIsRunning: Somebody else holds it.
+            ConfigurationError: A sync cannot be right in this database, or lacks rights there.
         """
+
+    @abstractmethod
+    def check_rights_to_transform(self) -> None:
+        """Make sure that the models can be built.
+
+        Raises:
+            ConfigurationError: Rights are missing; the message says which, and how to give them.
+        """
+
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """A connection for own statements, which is left as it was found."""
+        with closing(self.connect()) as connection:
+            yield connection
 
     @abstractmethod
     def tune(self) -> None:
@@ -91,7 +104,7 @@ class Warehouse(ABC):
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """What `query` returns; each %s in it stands for a parameter."""
-        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+        with self.connected() as connection, closing(connection.cursor()) as cursor:
             cursor.execute(query.replace("%s", self.placeholder), parameters)
             found: list[tuple[Any, ...]] = cursor.fetchall()
             return found
@@ -102,9 +115,31 @@ class Warehouse(ABC):
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
         """Run one statement in a transaction of its own; each %s in it stands for a parameter."""
-        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+        with self.connected() as connection, closing(connection.cursor()) as cursor:
             cursor.execute(statement.replace("%s", self.placeholder), parameters)
             connection.commit()
+
+    def execute_held(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
+        """Run statements with their parameters in one transaction, if the lock is still held.
+
+        What removes rows goes this way: without the lock they may be another sync's.
+
+        Raises:
+            SyncError: The lock was lost; nothing was changed.
+        """
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute("begin transaction")
+            for statement, parameters in statements:
+                cursor.execute(statement.replace("%s", self.placeholder), parameters)
+            cursor.execute("commit")
+
+    def create_schema(self, name: str) -> None:
+        """Create a schema where there is none; to try it takes a right, even if there is one."""
+        found = self.rows(
+            "select 1 from information_schema.schemata where schema_name = %s", [name]
+        )
+        if not found:
+            self.execute(f"create schema if not exists {name}")
 
     def columns(self, schema: str, table: str) -> set[str]:
         """The names of the table's columns; none when there is no such table."""

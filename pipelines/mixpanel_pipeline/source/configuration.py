@@ -12,6 +12,7 @@ from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.typing import TSecretStrValue
 
+from mixpanel_pipeline.redaction import redacted, without_repeated
 from mixpanel_pipeline.source.budget import PER_HOUR
 from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.source.plan import Cursor
@@ -122,9 +123,7 @@ class MixpanelConfiguration(BaseConfiguration):
 
     def without_secrets(self, text: str) -> str:
         """The text as it may be shown."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+        return without_repeated(redacted(text), self.secrets)
 
 
 def load_configuration(explicit: Mapping[str, Any] | None = None) -> MixpanelConfiguration:

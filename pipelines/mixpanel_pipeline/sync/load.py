@@ -1,6 +1,5 @@
 """The load: answers of Mixpanel go into the raw dataset, some at a time in one commit."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from mixpanel_pipeline.source.window import (
 )
 from mixpanel_pipeline.sync.new_events import NewEvents
 from mixpanel_pipeline.sync.state import PIPELINE, Watermark, restored, watermark_of
+from mixpanel_pipeline.sync.working_directory import working_directory
 
 
 @dataclass
@@ -287,33 +287,31 @@ class Loader:
         _configure_dlt()
         # The destination alone says what was loaded. Working files of a run that died are of no
         # use: dlt would finish that run's load first and leave the new answer unread.
-        data_directory = Path(run_context.active().data_dir)
-        directory = data_directory / "pipelines" / f"mixpanel-{self._warehouse.fingerprint}"
-        shutil.rmtree(directory, ignore_errors=True)
-        spool = directory / "spool"
-        spool.mkdir(parents=True)
-        try:
-            pipeline = dlt.pipeline(
-                PIPELINE,
-                destination=self._destination,
-                dataset_name=RAW_DATASET,
-                pipelines_dir=str(directory),
-            )
-            with self._warehouse.kept_open():
-                try:
-                    pipeline = restored(pipeline, self._warehouse, self._now)
-                except PipelineStepFailed as error:
-                    raise _cause(error) from error
-                self._new_events.remove_unfinished()
-            yield pipeline, spool
-            if not _has_loaded(pipeline):
-                self._create_tables(pipeline, spool)
-        except BaseException:
-            # Downloads that are under way would write into what is removed now.
-            self._client.stop()
-            raise
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+        parent = Path(run_context.active().data_dir) / "pipelines"
+        name = f"mixpanel-{self._warehouse.fingerprint}"
+        with working_directory(parent, name) as directory:
+            spool = directory / "spool"
+            spool.mkdir()
+            try:
+                pipeline = dlt.pipeline(
+                    PIPELINE,
+                    destination=self._destination,
+                    dataset_name=RAW_DATASET,
+                    pipelines_dir=str(directory),
+                )
+                with self._warehouse.kept_open():
+                    try:
+                        pipeline = restored(pipeline, self._warehouse, self._now)
+                    except PipelineStepFailed as error:
+                        raise _cause(error) from error
+                    self._new_events.remove_unfinished()
+                yield pipeline, spool
+                if not _has_loaded(pipeline):
+                    self._create_tables(pipeline, spool)
+            except BaseException:
+                # Downloads that are under way would write into what is removed now.
+                self._client.stop()
+                raise
 
 
 def _configure_dlt() -> None:

@@ -73,22 +73,23 @@ class NewEvents:
         if not warehouse.has_table(RAW_DATASET, "loads_begun"):
             # Earlier versions did not record what they began.
             if has_events:
-                warehouse.execute(
-                    f"delete from {RAW_DATASET}.events where _dlt_load_id not in ({_COMPLETED})"
-                )
+                everything = f"delete from {RAW_DATASET}.events where _dlt_load_id not in "
+                warehouse.execute_held([(f"{everything}({_COMPLETED})", [])])
             warehouse.execute(f"create table {_BEGUN} (load_id text primary key)")
             return
         begun = warehouse.rows(f"select load_id from {_BEGUN}")
         if not begun:
             return
-        if has_events:
-            for (load_id,) in warehouse.rows(
-                f"select load_id from {_BEGUN} where load_id not in ({_COMPLETED})"
-            ):
-                warehouse.execute(
-                    f"delete from {RAW_DATASET}.events where _dlt_load_id = %s", [load_id]
-                )
-        warehouse.execute(f"delete from {_BEGUN}")
+        unfinished = has_events and warehouse.rows(
+            f"select load_id from {_BEGUN} where load_id not in ({_COMPLETED})"
+        )
+        warehouse.execute_held(
+            [
+                (f"delete from {RAW_DATASET}.events where _dlt_load_id = %s", [load_id])
+                for (load_id,) in unfinished or []
+            ]
+            + [(f"delete from {_BEGUN} where load_id = %s", [load_id]) for (load_id,) in begun]
+        )
 
     def begin(self, load_id: str) -> None:
         """Record that a load writes events from now on: they count once it is completed."""

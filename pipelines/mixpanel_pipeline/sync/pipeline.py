@@ -44,6 +44,9 @@ def sync(
     run = Run(warehouse, settings, mode, now=now, progress=progress)
 
     def steps() -> None:
+        if not skip_transform:
+            # Better before than after hours of loading.
+            warehouse.check_rights_to_transform()
         if settings is not None:
             if backfill:
                 run.load_backfill(backfill)

@@ -14,6 +14,7 @@ from mixpanel_pipeline.declaration import tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.project import MART_SCHEMA
+from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
@@ -198,10 +199,7 @@ class Run:
 
     def without_secrets(self, text: str) -> str:
         """The text as it may be shown and kept."""
-        if self._settings is not None:
-            text = self._settings.without_secrets(text)
-        for secret in self.warehouse.secrets:
-            text = text.replace(secret, "***")
+        text = self._settings.without_secrets(text) if self._settings else redacted(text)
         # PostgreSQL's text cannot hold NUL.
         return text.replace("\0", "")
 

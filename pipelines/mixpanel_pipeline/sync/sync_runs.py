@@ -64,7 +64,7 @@ class SyncRuns:
     def start(self, now: datetime, mode: str) -> str:
         """Enter a run and return its id; create the table, or the columns it lacks, before."""
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-        self.warehouse.execute(f"create schema if not exists {RAW_DATASET}")
+        self.warehouse.create_schema(RAW_DATASET)
         self.warehouse.execute(f"create table if not exists {TABLE} ({columns})")
         self._add_missing_columns()
         self._enter_noted()

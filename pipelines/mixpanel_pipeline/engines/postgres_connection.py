@@ -1,0 +1,213 @@
+"""How PostgreSQL is connected to, and what a sync needs there before it begins."""
+
+import os
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import dlt
+from dlt.common.configuration import configspec, resolve_configuration
+from dlt.common.typing import TSecretStrValue
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
+
+from mixpanel_pipeline.project import DBT_PROJECT, MART_SCHEMA, RAW_DATASET
+from mixpanel_pipeline.source.errors import ConfigurationError
+
+# MERGE: https://www.postgresql.org/docs/release/15.0/
+_MINIMUM_VERSION = 15
+_STAGING_DATASET = f"{RAW_DATASET}_staging"
+_RAW_TABLES = ["events", "rejected_lines", "sync_runs", "loads_begun", "sync_lock"]
+
+# https://www.postgresql.org/docs/current/libpq-envars.html
+_VARIABLES = {
+    "application_name": "PGAPPNAME",
+    "channel_binding": "PGCHANNELBINDING",
+    "client_encoding": "PGCLIENTENCODING",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "gssdelegation": "PGGSSDELEGATION",
+    "gssencmode": "PGGSSENCMODE",
+    "gsslib": "PGGSSLIB",
+    "hostaddr": "PGHOSTADDR",
+    "krbsrvname": "PGKRBSRVNAME",
+    "load_balance_hosts": "PGLOADBALANCEHOSTS",
+    "options": "PGOPTIONS",
+    "passfile": "PGPASSFILE",
+    "require_auth": "PGREQUIREAUTH",
+    "requirepeer": "PGREQUIREPEER",
+    "service": "PGSERVICE",
+    "ssl_max_protocol_version": "PGSSLMAXPROTOCOLVERSION",
+    "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
+    "sslcert": "PGSSLCERT",
+    "sslcertmode": "PGSSLCERTMODE",
+    "sslcompression": "PGSSLCOMPRESSION",
+    "sslcrl": "PGSSLCRL",
+    "sslcrldir": "PGSSLCRLDIR",
+    "sslkey": "PGSSLKEY",
+    "sslmode": "PGSSLMODE",
+    "sslnegotiation": "PGSSLNEGOTIATION",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslsni": "PGSSLSNI",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+
+
+@configspec(init=False)
+class Credentials(PostgresCredentials):
+    """dlt's, with any password, or none: then libpq takes PGPASSWORD's or that of ~/.pgpass."""
+
+    password: TSecretStrValue | None = None  # type: ignore[assignment]
+
+    def parameters(self) -> dict[str, str]:
+        """All of the connection, by libpq's names."""
+        own = {
+            "host": self.host,
+            "port": self.port,
+            "user": self.username,
+            "password": self.password,
+            "dbname": self.database,
+            # What is sent is UTF-8, whatever PGCLIENTENCODING or the role's settings say.
+            "client_encoding": "UTF8",
+        }
+        named = {**self.get_query(), **own}
+        return {name: str(value) for name, value in named.items() if value is not None}
+
+    def to_native_representation(self) -> str:
+        """The connection as a URI in which every character of every value is quoted."""
+        return f"postgresql:///?{urlencode(self.parameters(), quote_via=quote, safe='')}"
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which dbt's profile and libpq read the same connection."""
+        parameters = self.parameters()
+        # dbt always gives a password; libpq looks into ~/.pgpass if it is empty.
+        password = parameters.pop("password", os.environ.get("PGPASSWORD", ""))
+        profile = {
+            "HOST": parameters.pop("host", ""),
+            "PORT": parameters.pop("port", ""),
+            "USERNAME": parameters.pop("user", ""),
+            "PASSWORD": password,
+            "DATABASE": parameters.pop("dbname", ""),
+        }
+        return {
+            f"DESTINATION__POSTGRES__CREDENTIALS__{name}": value for name, value in profile.items()
+        } | {_VARIABLES[name]: value for name, value in parameters.items() if name in _VARIABLES}
+
+
+def configured_credentials() -> Credentials:
+    """Those of dlt's configuration."""
+    sections = ("destination", "postgres")
+    credentials = resolve_configuration(Credentials(), sections=sections)
+    # dlt has cut the spaces that the password begins or ends with. Secrets that are mounted as
+    # files end in a newline.
+    whole = dlt.secrets.get("destination.postgres.credentials.password", str) or ""
+    if whole.strip() == credentials.password:
+        credentials.password = whole.strip("\r\n")
+    return credentials
+
+
+def check_server(connection: Any, connect: Callable[[], Any], location: str) -> None:
+    """Refuse a database in which a sync could not be right.
+
+    Args:
+        connection: A connection to it, in autocommit mode.
+        connect: Opens another one.
+        location: Where it is, for messages.
+
+    Raises:
+        ConfigurationError: It is too old, is not in UTF-8, or is behind a pooler that gives each
+            transaction a session of its own.
+    """
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(
+            "select current_setting('server_version_num')::int / 10000, "
+            "current_setting('server_version'), current_setting('server_encoding'), "
+            "pg_backend_pid(), quote_ident(current_database())"
+        )
+        version, name, encoding, process, database = cursor.fetchone()
+        if version < _MINIMUM_VERSION:
+            raise ConfigurationError(
+                f"{location} is PostgreSQL {name}: it has to be {_MINIMUM_VERSION} or newer."
+            )
+        if encoding != "UTF8":
+            raise ConfigurationError(
+                f"The database {database} stores text in {encoding}, which cannot hold every "
+                "event. Make another one, and set its name as the connection's database: create "
+                "database mixpanel_utf8 encoding 'UTF8' locale 'C.UTF-8' template template0;"
+            )
+        # A pooler tells its client a process of its own invention.
+        if connection.info.backend_pid == process:
+            return
+        with closing(connect()) as other, closing(other.cursor()) as others_cursor:
+            # In a transaction, which holds on to a session that it was lent.
+            others_cursor.execute("select pg_backend_pid()")
+            processes = [others_cursor.fetchone()[0]]
+            for _ in range(3):
+                cursor.execute("select pg_backend_pid()")
+                processes.append(cursor.fetchone()[0])
+        if processes[0] == process or set(processes[1:]) != {process}:
+            raise ConfigurationError(
+                f"{location} is a connection pooler in transaction mode, where a sync cannot hold "
+                "its lock. Connect to the server itself, or to the pooler in session mode: "
+                "pool_mode = session in PgBouncer, port 5432 instead of 6543 at Supabase."
+            )
+
+
+def check_rights(cursor: Any, schemas: list[str], tables: dict[str, list[str]]) -> None:
+    """Refuse to begin what lacks a right, and say which statement gives it.
+
+    Args:
+        cursor: Of a connection to the database.
+        schemas: Those that are written; what does not exist is created, if that is allowed.
+        tables: For each schema the names of what is changed there, which takes its owner.
+
+    Raises:
+        ConfigurationError: Rights are missing.
+    """
+    cursor.execute(
+        "select quote_ident(current_user), quote_ident(current_database()), "
+        "has_database_privilege(current_database(), 'TEMPORARY'), "
+        "has_database_privilege(current_database(), 'CREATE')"
+    )
+    user, database, may_have_temporary, may_create = cursor.fetchone()
+    missing = []
+    if not may_have_temporary:
+        missing.append(f"grant temporary on database {database} to {user};")
+    cursor.execute(
+        "select nspname, "
+        "has_schema_privilege(oid, 'USAGE') and has_schema_privilege(oid, 'CREATE') "
+        "from pg_namespace where nspname = any(%s)",
+        [schemas],
+    )
+    is_writable = dict(cursor.fetchall())
+    for schema in schemas:
+        if schema not in is_writable and not may_create:
+            missing.append(f"create schema {schema} authorization {user};")
+        elif not is_writable.get(schema, True):
+            missing.append(f"grant usage, create on schema {schema} to {user};")
+    for schema, names in tables.items():
+        cursor.execute(
+            "select format('alter table %%I.%%I owner to %%s;', nspname, relname, %s) "
+            "from pg_class join pg_namespace on pg_namespace.oid = relnamespace "
+            "where nspname = %s and (relname = any(%s) or relname like '\\_dlt\\_%%') "
+            "and relkind in ('r', 'p', 'v', 'm') and not pg_has_role(relowner, 'USAGE') "
+            "order by relname",
+            [user, schema, names],
+        )
+        missing += [statement for (statement,) in cursor.fetchall()]
+    if missing:
+        raise ConfigurationError(
+            f"The role {user} lacks rights in the database {database}. Somebody who may has to "
+            f"run there: {' '.join(missing)}"
+        )
+
+
+def check_rights_to_load(cursor: Any) -> None:
+    """`check_rights` of the raw dataset."""
+    schemas = [RAW_DATASET, _STAGING_DATASET]
+    check_rights(cursor, schemas, dict.fromkeys(schemas, _RAW_TABLES))
+
+
+def check_rights_to_transform(cursor: Any) -> None:
+    """`check_rights` of the models."""
+    models = [path.stem for path in (DBT_PROJECT / "models").rglob("*.sql")]
+    check_rights(cursor, [MART_SCHEMA], {MART_SCHEMA: [*models, "counted_loads"]})

@@ -1,0 +1,342 @@
+"""What only PostgreSQL can do to a sync."""
+
+import itertools
+from contextlib import closing
+from datetime import timedelta
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from mixpanel_pipeline.engines import Postgres, open_warehouse
+from mixpanel_pipeline.engines.postgres import _PostgresClient, _PostgresEvents
+from mixpanel_pipeline.engines.postgres_connection import Credentials
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.errors import ConfigurationError
+from mixpanel_pipeline.sync.pipeline import sync
+from mixpanel_pipeline.sync.transform import transform
+from mixpanel_pipeline.sync.working_directory import working_directory
+from tests.conftest import NOW
+from tests.warehouses import rows, subscribers
+
+pytestmark = pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+_roles = itertools.count()
+
+
+def happen(mixpanel, *names, moment=NOW):
+    mixpanel.add(
+        {
+            "event": "$ae_session",
+            "properties": {
+                "time": int(moment.timestamp()),
+                "distinct_id": name,
+                "$insert_id": name,
+            },
+        }
+        for name in names
+    )
+
+
+def end_lock(warehouse):
+    """End the connection that holds the lock, as a failover or an administrator does."""
+    with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
+        connection.autocommit = True
+        cursor.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_locks where locktype = 'advisory' "
+            "and database = (select oid from pg_database where datname = current_database())"
+        )
+        assert cursor.fetchall() == [(True,)]
+
+
+@pytest.fixture
+def between(monkeypatch):
+    """Does something once, before a method is called the next time."""
+
+    def between(owner, name, action):
+        method = getattr(owner, name)
+
+        def with_action(*arguments):
+            monkeypatch.setattr(owner, name, method)
+            action()
+            return method(*arguments)
+
+        monkeypatch.setattr(owner, name, with_action)
+
+    return between
+
+
+def counted_once(warehouse, names):
+    assert {who: row["app_sessions"] for who, row in subscribers(warehouse).items()} == (
+        dict.fromkeys(names, 1)
+    )
+    assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(len(names),)]
+
+
+def test_a_sync_that_lost_its_lock_fails_and_loads_nothing(warehouse, mixpanel, run_sync, between):
+    happen(mixpanel, "ada")
+    assert run_sync().status == "ok"
+    happen(mixpanel, "eve")
+    # After the copy, before the completion.
+    between(_PostgresClient, "complete_load", lambda: end_lock(warehouse))
+    failed = run_sync()
+    assert failed.status == "failed"
+    assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(2,)]
+    assert rows(warehouse, "select status from mixpanel_raw.sync_runs order by id") == [
+        ("ok",),
+        ("failed",),
+    ]
+    assert run_sync().events_new == 1
+    counted_once(warehouse, {"ada", "eve"})
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [(Postgres, "query_delivered"), (_PostgresEvents, "run"), (_PostgresClient, "complete_load")],
+    ids=["before_reading", "before_copying", "before_completing"],
+)
+def test_a_second_sync_that_takes_a_lost_lock_loads_all_and_the_first_nothing(
+    warehouse, mixpanel, run_sync, between, moment
+):
+    happen(mixpanel, "ada")
+    assert run_sync().status == "ok"
+    happen(mixpanel, "eve")
+
+    def lose_it():
+        end_lock(warehouse)
+        second = sync(open_warehouse(None), load_configuration(), now=NOW)
+        assert (second.status, second.events_new) == ("ok", 1)
+
+    between(*moment, lose_it)
+    assert run_sync().status == "failed"
+    counted_once(warehouse, {"ada", "eve"})
+    assert run_sync().events_new == 0
+    counted_once(warehouse, {"ada", "eve"})
+
+
+def test_what_lost_its_lock_writes_no_events_completes_and_removes_nothing(warehouse, run_sync):
+    """Also where the server keeps no lock, as behind a pooler that is not known as one."""
+    assert run_sync(skip_transform=True).status == "ok"
+    with warehouse.lock():
+        assert len(warehouse.rows(warehouse.still_held)) == 1
+        warehouse.execute("update mixpanel_raw.sync_lock set token = 'of another sync'")
+        assert warehouse.rows(warehouse.still_held) == []
+        with pytest.raises(Exception, match="lock on mixpanel_raw was lost"):
+            warehouse.execute_held([("delete from mixpanel_raw._dlt_loads", [])])
+    assert rows(warehouse, "select count(*) from mixpanel_raw._dlt_loads") == [(1,)]
+
+
+def test_a_lock_is_not_taken_from_a_sync_that_is_writing(warehouse, run_sync, monkeypatch):
+    assert run_sync(skip_transform=True).status == "ok"
+    monkeypatch.setattr("mixpanel_pipeline.engines.postgres._TAKEOVER_SECONDS", 1)
+    with closing(warehouse.connect()) as writing, closing(writing.cursor()) as cursor:
+        cursor.execute("select id from mixpanel_raw.sync_lock for share")
+        assert run_sync(skip_transform=True).status == "skipped"
+    assert run_sync(skip_transform=True).status == "ok"
+
+
+def test_a_sync_outlives_the_servers_limit_for_idle_connections(warehouse):
+    with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute("select current_database()")
+        name = sql.Identifier(cursor.fetchone()[0])
+        cursor.execute(sql.SQL("alter database {} set idle_session_timeout = '1min'").format(name))
+        connection.commit()
+    with warehouse.lock(), warehouse.connected() as connection:
+        assert warehouse.value("show idle_session_timeout") == "0"
+        with warehouse.kept_open(), warehouse.copying() as copying, copying.cursor() as cursor:
+            cursor.execute("select current_setting('idle_session_timeout')")
+            assert cursor.fetchone() == ("0",)
+
+
+def test_working_directories_of_two_runs_never_touch(warehouse, tmp_path):
+    with working_directory(tmp_path, "run") as first:
+        (first / "file").touch()
+        with working_directory(tmp_path, "run") as second:
+            assert first != second
+        assert not second.exists()
+        assert (first / "file").exists()
+    (tmp_path / "run-of-a-dead-process").mkdir()
+    (tmp_path / "other").mkdir()
+    with working_directory(tmp_path, "run"):
+        assert not (tmp_path / "run-of-a-dead-process").exists()
+        assert (tmp_path / "other").exists()
+
+
+def test_a_database_in_another_encoding_is_refused(warehouse, postgresql):
+    name = f"latin_{next(_roles)}"
+    with closing(postgresql.connect("postgres")) as connection, connection.cursor() as cursor:
+        cursor.execute(f"create database {name} encoding 'LATIN1' locale 'C' template template0")
+    other = warehouse.credentials.copy()
+    other.database = name
+    with (
+        pytest.raises(ConfigurationError, match=r"LATIN1.*create database .* encoding 'UTF8'"),
+        Postgres(other).lock(),
+    ):
+        pass
+    postgresql.drop_database(name)
+
+
+def test_text_is_utf_8_whatever_the_environment_says(warehouse, mixpanel, run_sync, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    happen(mixpanel, "Café")
+    assert run_sync().status == "ok"
+    assert set(subscribers(warehouse)) == {"Café"}
+
+
+@pytest.fixture
+def role(warehouse, postgresql):
+    """A role that may do nothing but connect, and a warehouse that is connected as it."""
+    name, password = f"loader_{next(_roles)}", " p%C3 a:s@s/w'o\\rd+é "
+    database = warehouse.credentials.database
+
+    def administer(*statements):
+        with closing(postgresql.connect(database)) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+    administer(f"revoke all on database {database} from public")
+    with closing(postgresql.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"create role {name} login password %s", [password])
+    administer(f"grant connect on database {database} to {name}")
+    yield name, password, administer
+    administer(f"drop owned by {name} cascade", f"drop role {name}")
+
+
+@pytest.fixture
+def as_role(role, monkeypatch, warehouse):
+    name, password, _ = role
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__USERNAME", name)
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", password)
+    return open_warehouse(None)
+
+
+def test_missing_rights_are_named_with_what_gives_them(
+    warehouse, role, as_role, mixpanel, postgresql
+):
+    name, _, administer = role
+    happen(mixpanel, "ada")
+    with pytest.raises(ConfigurationError) as refused:
+        sync(as_role, load_configuration(), now=NOW)
+    database = warehouse.credentials.database
+    told = str(refused.value)
+    assert f"grant temporary on database {database} to {name};" in told
+    assert f"create schema mixpanel_raw authorization {name};" in told
+    assert mixpanel.requests == []
+    administer(*told.split("run there: ")[1].rstrip(";").split("; "))
+    with pytest.raises(ConfigurationError, match="create schema mixpanel ") as refused:
+        sync(as_role, load_configuration(), now=NOW)
+    assert mixpanel.requests == []
+    administer(*str(refused.value).split("run there: ")[1].rstrip(";").split("; "))
+    for _ in range(2):
+        assert sync(as_role, load_configuration(), now=NOW).status == "ok"
+    assert set(subscribers(as_role)) == {"ada"}
+
+
+def test_tables_of_another_role_are_refused_before_anything_is_loaded(
+    warehouse, role, as_role, run_sync, mixpanel
+):
+    name, _, administer = role
+    database = warehouse.credentials.database
+    happen(mixpanel, "ada")
+    assert run_sync().status == "ok"
+    requests = len(mixpanel.requests)
+    administer(
+        f"grant create, temporary on database {database} to {name}",
+        f"grant all on schema mixpanel_raw, mixpanel_raw_staging, mixpanel to {name}",
+    )
+    for table in ("mixpanel_raw.events", "mixpanel.subscribers"):
+        with pytest.raises(ConfigurationError, match=rf"alter table {table} owner to") as refused:
+            sync(as_role, load_configuration(), now=NOW)
+        assert len(mixpanel.requests) == requests
+        administer(*str(refused.value).split("run there: ")[1].rstrip(";").split("; "))
+    assert sync(as_role, load_configuration(), now=NOW).error is None
+
+
+def test_a_password_of_any_characters_serves_and_is_not_told(
+    role, as_role, mixpanel, monkeypatch, tmp_path
+):
+    name, password, administer = role
+    database = as_role.credentials.database
+    administer(f"grant create, temporary on database {database} to {name}")
+    happen(mixpanel, "ada")
+    assert sync(as_role, load_configuration(), now=NOW).status == "ok"
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", password.strip())
+    summary = sync(open_warehouse(None), load_configuration(), now=NOW)
+    assert summary.status == "failed"
+    assert "password authentication failed" in str(summary.error)
+    assert "p%" not in str(summary.error)
+    # libpq's own ways to tell one.
+    monkeypatch.delenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD")
+    with monkeypatch.context() as environment:
+        environment.setenv("PGPASSWORD", password)
+        assert sync(open_warehouse(None), load_configuration(), now=NOW).status == "ok"
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    passwords = tmp_path / "pgpass"
+    passwords.write_text(f"*:*:*:{name}:{escaped}\n", encoding="utf-8")
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
+    assert sync(open_warehouse(None), load_configuration(), now=NOW).status == "ok"
+
+
+def test_a_short_password_mangles_no_message(warehouse, mixpanel, monkeypatch):
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "lo")
+    summary = sync(open_warehouse(None), load_configuration(), now=NOW)
+    assert "localhost" in str(summary.error) or "127.0.0.1" in str(summary.error)
+    assert "***" not in str(summary.error)
+
+
+def test_every_parameter_of_the_connection_reaches_dbt(warehouse, mixpanel, run_sync):
+    happen(mixpanel, "ada")
+    assert run_sync(skip_transform=True).status == "ok"
+    # The server has no certificate.
+    warehouse.credentials.query = {"sslmode": "require"}
+    with pytest.raises(Exception, match="SSL"):
+        transform(warehouse)
+    warehouse.credentials.query = {"sslmode": "disable", "options": "-c search_path=nowhere"}
+    assert warehouse.environment["PGOPTIONS"] == "-c search_path=nowhere"
+    transform(warehouse)
+
+
+def test_loading_a_duplicate_opens_three_connections_at_most(warehouse, mixpanel, run_sync):
+    happen(mixpanel, "ada")
+    assert run_sync().status == "ok"
+    warehouse.execute(
+        "create table public.logins (name text);"
+        "create function public.note_login() returns event_trigger language plpgsql as $$ begin "
+        "insert into public.logins values (current_setting('application_name')); end $$;"
+        "create event trigger note_login on login execute function public.note_login()"
+    )
+    summary = run_sync(skip_transform=True)
+    assert (summary.status, summary.events_duplicate) == ("ok", 1)
+    # The last is this very one.
+    opened = rows(warehouse, "select name from public.logins")[:-1]
+    assert len(opened) <= 3, opened
+
+
+def test_a_sync_has_three_connections_at_once(warehouse, role, as_role, mixpanel):
+    name, _, administer = role
+    database = warehouse.credentials.database
+    administer(
+        f"grant create, temporary on database {database} to {name}",
+        f"alter role {name} connection limit 3",
+    )
+    for who in ("ada", "eve"):
+        happen(mixpanel, who, moment=NOW - timedelta(hours=1))
+        assert sync(as_role, load_configuration(), now=NOW).status == "ok"
+    assert set(subscribers(as_role)) == {"ada", "eve"}
+
+
+def test_credentials_may_be_a_url(warehouse, monkeypatch):
+    known = warehouse.credentials
+    for part in ("HOST", "PORT", "USERNAME", "PASSWORD", "DATABASE"):
+        monkeypatch.delenv(f"DESTINATION__POSTGRES__CREDENTIALS__{part}")
+    monkeypatch.setenv(
+        "DESTINATION__POSTGRES__CREDENTIALS",
+        f"postgresql://{known.username}:{known.password}@{known.host}:{known.port}"
+        f"/{known.database}?sslmode=prefer&keepalives_idle=30",
+    )
+    found = open_warehouse(None)
+    assert isinstance(found, Postgres)
+    assert isinstance(found.credentials, Credentials)
+    assert found.environment["PGSSLMODE"] == "prefer"
+    assert found.value("select 1") == 1
+    assert psycopg2.extensions.parse_dsn(found.credentials.to_native_representation())
