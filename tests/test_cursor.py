@@ -190,9 +190,9 @@ def test_an_event_of_a_fast_clock_is_loaded_once_its_day_has_come(
     real_today[0] = now = NOW + HOUR
     run_sync(now=now, skip_transform=True)
     assert who_is_loaded(warehouse) == {"ada", "bob"}
-    # A day with a sync of which nothing but the last event is seen again.
-    mixpanel.add([event("eve", NOW + HOUR, NOW + HOUR)])
-    for now in (NOW + 2 * HOUR, NOW + fast + every):
+    # Later than the lookback, so that no range of arrival reaches back to the fast clock's.
+    mixpanel.add([event("eve", NOW + 4 * HOUR, NOW + 4 * HOUR)])
+    for now in (NOW + 5 * HOUR, NOW + fast + every):
         real_today[0] = now
         assert run_sync(now=now, skip_transform=True).status == "ok"
     assert who_is_loaded(warehouse) == {"ada", "bob", "eve", "fast"}
@@ -206,7 +206,7 @@ def test_the_days_of_a_fast_clock_are_asked_for_again_after_a_failure(
     mixpanel, warehouse, run_sync, by_arrival, real_today, monkeypatch
 ):
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "1")
-    mixpanel.add([event("fast", NOW + 20 * HOUR, NOW - HOUR), event("ada", NOW, NOW - HOUR)])
+    mixpanel.add([event("fast", NOW + 20 * HOUR, NOW - 5 * HOUR), event("ada", NOW, NOW - HOUR)])
     run_sync(skip_transform=True)
     real_today[0] = NOW + DAY
     mixpanel.fail(Fault.INTERNAL_SERVER_ERROR)
@@ -218,7 +218,7 @@ def test_the_days_of_a_fast_clock_are_asked_for_again_after_a_failure(
 def test_a_state_that_does_not_say_to_where_it_had_asked_is_gone_on_with(
     mixpanel, warehouse, run_sync, by_arrival, real_today
 ):
-    mixpanel.add([event("fast", NOW + 20 * HOUR, NOW - HOUR), event("ada", NOW, NOW - HOUR)])
+    mixpanel.add([event("fast", NOW + 20 * HOUR, NOW - 5 * HOUR), event("ada", NOW, NOW - HOUR)])
     run_sync(skip_transform=True)
     ((stored,),) = rows(
         warehouse,
