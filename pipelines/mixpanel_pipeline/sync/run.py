@@ -18,7 +18,7 @@ from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.errors import ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync.load import Loaded, Loader
 from mixpanel_pipeline.sync.progress import Progress
@@ -159,7 +159,7 @@ class Run:
         self.summary.status = "failed"
         if isinstance(error, KeyboardInterrupt):
             self.summary.error = _INTERRUPTED
-        elif isinstance(error, ExportError | SyncError):
+        elif isinstance(error, ConfigurationError | ExportError | SyncError):
             self.summary.error = self.without_secrets(str(error))
         else:
             what = type(error).__name__
