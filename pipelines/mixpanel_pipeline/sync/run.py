@@ -188,7 +188,7 @@ class Run:
         self.summary.status = "failed"
         if isinstance(error, KeyboardInterrupt):
             self.summary.error = _INTERRUPTED
-        elif isinstance(error, ExportError | SyncError | ConfigurationError):
+        elif isinstance(error, ConfigurationError | ExportError | SyncError):
             self.summary.error = self.without_secrets(str(error))
         else:
             what = type(error).__name__
