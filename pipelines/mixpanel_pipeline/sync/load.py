@@ -22,7 +22,7 @@ from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.engines.destination import DeliveredEvents
 from mixpanel_pipeline.engines.positions import row_groups, rows_without
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder
+from mixpanel_pipeline.events.decoding import EVENTS, HOT_SHARD_EVENT, EventDecoder
 from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source import Mode, mixpanel
 from mixpanel_pipeline.source.answer import Answer
@@ -266,6 +266,10 @@ class Loader:
         keeps = before and before.cursor == stage.cursor and not sets_back
         source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
         not_new = self._new_events.not_new(delivered.events)
+        stays = stage.cursor is None or (before and keeps and _stays(before, stage, delivered))
+        if stays and _is_known(pipeline, delivered, not_new):
+            self._count(delivered, not_new)
+            return
         self._destination.delivered = DeliveredEvents(delivered.events, not_new)
         # Arrow keeps what decoding has freed, and now the database needs memory.
         pa.default_memory_pool().release_unused()
@@ -356,6 +360,25 @@ def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:
 
 def _has_loaded(pipeline: dlt.Pipeline) -> bool:
     return "events" in pipeline.default_schema.tables if pipeline.default_schema_name else False
+
+
+def _is_known(pipeline: dlt.Pipeline, delivered: Delivered, not_new: pa.Array) -> bool:
+    """Whether everything that was delivered is in tables that have all columns."""
+    tables = pipeline.default_schema.tables if _has_loaded(pipeline) else {}
+    columns = tables.get("events", {}).get("columns", {})
+    return (
+        "rejected_lines" in tables
+        and columns.keys() >= set(EVENTS.names)
+        and delivered.rejected_count == 0
+        and delivered.event_count == len(not_new)
+    )
+
+
+def _stays(watermark: Watermark, stage: Stage, delivered: Delivered) -> bool:
+    """Whether what was delivered does not move the watermark."""
+    by_arrival = stage.cursor == "processed_at"
+    newest = delivered.newest_processed if by_arrival else delivered.newest_occurred
+    return newest is None or min(newest, stage.until) <= watermark.instant
 
 
 def _is_readable(pipeline: dlt.Pipeline) -> bool:

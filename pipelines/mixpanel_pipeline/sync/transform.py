@@ -24,13 +24,7 @@ def transform(
     # Importing dbt takes seconds, which a sync that only loads does not owe.
     from dbt.cli.main import dbtRunner
 
-    # Nobody reads dbt's files of a sync, and writing them takes longer than its models.
-    arguments = ["--quiet", "--log-level-file", "none", "--no-write-json"]
-    arguments += ["build", "--select", "source:mixpanel+"]
-    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
-    arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
-    arguments += ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
-    arguments += ["--target", warehouse.name]
+    arguments = build_arguments(warehouse, full_refresh=full_refresh)
     with _environment(warehouse.environment), contextlib.redirect_stdout(sys.stderr):
         result = dbtRunner(callbacks=[_teller(progress)] if progress else []).invoke(arguments)
     if warehouse.name == "duckdb":
@@ -43,6 +37,18 @@ def transform(
             f"dbt build failed: {_reason(result)} What was loaded is kept and is counted by the "
             "next run that succeeds: mend it and run again."
         )
+
+
+def build_arguments(warehouse: Warehouse, *, full_refresh: bool = False) -> list[str]:
+    """What dbt is called with."""
+    # Nobody reads dbt's files of a sync, and writing them takes longer than its models.
+    arguments = ["--quiet", "--log-level-file", "none", "--no-write-json"]
+    arguments += ["build", "--select", "source:mixpanel+"]
+    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
+    arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
+    arguments += ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
+    arguments += ["--target", warehouse.name]
+    return arguments
 
 
 def _teller(progress: Progress):  # type: ignore[no-untyped-def]
