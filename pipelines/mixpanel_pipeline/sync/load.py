@@ -13,6 +13,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
 from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source import Mode, mixpanel
 from mixpanel_pipeline.source.answer import Answer
@@ -255,6 +256,9 @@ class Loader:
         before = watermark_of(pipeline)
         keeps = before and before.cursor == stage.cursor and not sets_back
         source = mixpanel(delivered, stage, watermark=before.instant if before and keeps else None)
+        if keeps and before and self._changes_nothing(pipeline, before, stage, delivered):
+            self._count(delivered, [])
+            return
         # Within each of its steps dlt puts signals off, and afterwards forgets one that came.
         with signals.intercepted_signals():
             try:
@@ -268,6 +272,24 @@ class Loader:
             after = watermark_of(pipeline)
             self._loaded.watermark = after.instant if after else None
             signals.raise_if_signalled()
+
+    def _changes_nothing(
+        self, pipeline: dlt.Pipeline, watermark: Watermark, stage: Stage, delivered: Delivered
+    ) -> bool:
+        """Whether a load would leave everything as it is, so that none is needed."""
+        by_arrival = stage.cursor == "processed_at"
+        newest = delivered.newest_processed if by_arrival else delivered.newest_occurred
+        moves = newest is not None and min(newest, stage.until) > watermark.instant
+        tables = pipeline.default_schema.tables if _has_loaded(pipeline) else {}
+        columns = tables.get(EVENTS_TABLE, {}).get("columns", {})
+        if (
+            moves
+            or delivered.rejected_count
+            or REJECTED_LINES_TABLE not in tables
+            or not columns.keys() >= set(EVENTS.names)
+        ):
+            return False
+        return len(self._new_events.not_new(delivered.events)) == delivered.event_count
 
     def _count(self, delivered: Delivered, load_ids: Sequence[str]) -> None:
         delivery = self._loaded.delivery

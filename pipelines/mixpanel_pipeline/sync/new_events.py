@@ -97,6 +97,8 @@ class NewEvents:
 
     def count(self, load_ids: Sequence[str], lookback: timedelta) -> tuple[int, int]:
         """How many events some loads wrote, and how many of those came later than the lookback."""
+        if not load_ids:
+            return 0, 0
         places = ", ".join("%s" for _ in load_ids)
         late = f"processed_at - occurred_at > interval '{lookback.total_seconds()} seconds'"
         ((new, is_late),) = self._warehouse.rows(

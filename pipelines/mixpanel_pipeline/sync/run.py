@@ -21,13 +21,14 @@ from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.built import forget_build, is_built, keep_build
 from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.summary import Summary
 from mixpanel_pipeline.sync.sync_runs import SyncRuns, described
-from mixpanel_pipeline.sync.transform import transform
+from mixpanel_pipeline.sync.transform import build_arguments, transform
 
 logger = logging.getLogger(__name__)
 
@@ -150,12 +151,12 @@ class Run:
         self._loader().load_days(days, "audit")
 
     def transform(self, *, full_refresh: bool = False) -> None:
-        """Build the models; see `transform`."""
+        """Build the models; not, when a sync loaded nothing that they lack. See `transform`."""
         self._progress.step = "Building the models"
         started = time.monotonic()
         try:
             with self.warehouse.kept_open():
-                transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
+                self._build(full_refresh=full_refresh)
         finally:
             self._transform_seconds = time.monotonic() - started
 
@@ -164,6 +165,15 @@ class Run:
         if lacks is not None:
             self.summary.days_missing, self.summary.missing_since = lacks.days, lacks.since
             logger.warning("%s: --full-refresh loads them.", lacks)
+
+    def _build(self, *, full_refresh: bool) -> None:
+        arguments = build_arguments()
+        is_asked_for = full_refresh or self._settings is None
+        if not is_asked_for and is_built(self.warehouse, arguments, self.now):
+            return
+        forget_build(self.warehouse)
+        transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
+        keep_build(self.warehouse, arguments, self.now)
 
     def _loader(self) -> Loader:
         self._event_names = described(self.events)

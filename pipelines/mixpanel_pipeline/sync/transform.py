@@ -27,12 +27,17 @@ def transform(
     Raises:
         SyncError: A model or a test failed; the message says whether what was loaded is counted.
     """
-    arguments = ["build", "--select", "source:mixpanel+"]
-    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
-    arguments += ["--full-refresh"] if full_refresh else ["tag:full_scan"]
+    arguments = build_arguments(full_refresh=full_refresh)
     result = call_dbt(warehouse, arguments, [_teller(progress)] if progress else [])
     if not result.success:
         raise SyncError(f"dbt build failed: {_reason(result)}")
+
+
+def build_arguments(*, full_refresh: bool = False) -> list[str]:
+    """What dbt is called with, and what it does depends on, beside the project itself."""
+    arguments = ["build", "--select", "source:mixpanel+"]
+    arguments += ["--exclude", "test_type:unit", "tag:freshness"]
+    return [*arguments, *(["--full-refresh"] if full_refresh else ["tag:full_scan"])]
 
 
 def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence[Any] = ()) -> Any:

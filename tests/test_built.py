@@ -1,0 +1,168 @@
+"""A sync that brings nothing new: it writes no load, and does not call dbt for what is built."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from local_mixpanel import LocalMixpanel, traffic
+from mixpanel_pipeline import project
+from mixpanel_pipeline.sync import built, run
+from mixpanel_pipeline.sync.pipeline import sync
+from tests.conftest import NOW
+from tests.warehouses import rows, subscribers
+
+RUN = Path(__file__).parents[1] / "pipelines" / "run.py"
+LOADS = "select count(*) from mixpanel_raw._dlt_loads"
+
+
+def event(who="ada", ago=timedelta(0), **properties):
+    time = int((NOW - ago).timestamp())
+    return {"event": "$ae_session", "properties": {"time": time, "distinct_id": who, **properties}}
+
+
+@pytest.fixture
+def builds(monkeypatch):
+    """The builds by dbt, as they begin."""
+    begun = []
+    transform = getattr(run, "transform")  # noqa: B009
+
+    def counted(*arguments, **options):
+        begun.append(options)
+        transform(*arguments, **options)
+
+    monkeypatch.setattr(run, "transform", counted)
+    return begun
+
+
+@pytest.fixture
+def synced(mixpanel, run_sync, builds):
+    mixpanel.add([event()])
+    assert run_sync().status == "ok"
+    assert len(builds) == 1
+    builds.clear()
+
+
+def test_nothing_new_is_neither_loaded_nor_built(warehouse, run_sync, builds, synced):
+    before = rows(warehouse, LOADS)
+    summary = run_sync()
+    assert (summary.status, summary.events_received, summary.events_new) == ("ok", 1, 0)
+    assert (summary.watermark, summary.subscribers) == (NOW, 1)
+    assert rows(warehouse, LOADS) == before
+    assert builds == []
+
+
+def test_what_is_new_is_built_each_time(mixpanel, warehouse, run_sync, builds, synced):
+    for number in (2, 3):
+        mixpanel.add([event()])
+        assert run_sync().events_new == 1
+        assert subscribers(warehouse)["ada"]["app_sessions"] == number
+    assert len(builds) == 2
+
+
+def test_what_was_only_loaded_is_built_by_the_next_sync(
+    mixpanel, warehouse, run_sync, builds, synced
+):
+    mixpanel.add([event()])
+    assert run_sync(skip_transform=True).events_new == 1
+    assert run_sync().events_new == 0
+    assert len(builds) == 1
+    assert subscribers(warehouse)["ada"]["app_sessions"] == 2
+
+
+def test_copies_that_move_the_watermark_move_it(mixpanel, run_sync, synced):
+    mixpanel.add([event(ago=-timedelta(hours=5))])
+    later = NOW + timedelta(hours=1)
+    assert run_sync().watermark == NOW
+    assert run_sync(now=later).watermark == later
+
+
+def test_whoever_asks_for_a_build_gets_one(warehouse, run_sync, builds, synced):
+    assert sync(warehouse, None, now=NOW).status == "ok"
+    assert run_sync(full_refresh=True).status == "ok"
+    assert len(builds) == 2
+    assert run_sync().status == "ok"
+    assert len(builds) == 2
+
+
+def test_the_models_are_tested_again_within_a_day(warehouse, run_sync, builds, synced):
+    warehouse.execute("update mixpanel.subscribers set app_sessions = -1")
+    assert run_sync().status == "ok"
+    warehouse.execute("update mixpanel_raw.built set built_at = built_at - interval '25 hours'")
+    summary = run_sync()
+    assert summary.status == "failed"
+    assert "no_count_is_negative" in summary.error
+
+
+def test_a_build_that_failed_is_tried_again(mixpanel, warehouse, run_sync, builds, synced):
+    warehouse.execute("update mixpanel.subscribers set events_processed = -5")
+    mixpanel.add([event("eve")])
+    assert run_sync().status == "failed"
+    assert run_sync().status == "failed"
+    assert len(builds) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from mixpanel.subscribers",
+        "drop view mixpanel.sync_health",
+        "drop view mixpanel.event_lateness; "
+        "create view mixpanel.event_lateness as select 1 as another",
+        "delete from mixpanel.counted_loads",
+        "delete from mixpanel_raw._dlt_loads",
+        "update mixpanel.counted_loads set definition_hash = 'of others'",
+        "insert into mixpanel.counted_loads "
+        "values ('subscribers', 'gone', 'x', 'y', current_timestamp)",
+        "drop table mixpanel.counted_loads",
+        "drop table mixpanel_raw.built",
+        "alter table mixpanel.subscribers add column more int",
+    ],
+)
+def test_what_was_touched_by_hand_is_built_again(warehouse, run_sync, builds, synced, change):
+    warehouse.execute(change)
+    run_sync()
+    assert len(builds) == 1
+
+
+def test_another_project_or_another_dbt_builds_again(
+    run_sync, builds, synced, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("DBT_SOMETHING", "else")
+    assert run_sync().status == "ok"
+    assert len(builds) == 1
+    monkeypatch.setattr(built, "version", lambda package: "another")
+    assert run_sync().status == "ok"
+    assert len(builds) == 2
+    changed = tmp_path / "another" / "changed.sql"
+    changed.parent.mkdir()
+    changed.write_text("select 1", encoding="utf-8")
+    monkeypatch.setattr(project, "DBT_PROJECT", changed.parent)
+    assert run_sync().status == "ok"
+    assert len(builds) == 3
+    assert run_sync().status == "ok"
+    assert len(builds) == 3
+    changed.write_text("select 2", encoding="utf-8")
+    assert run_sync().status == "ok"
+    assert len(builds) == 4
+
+
+def test_a_sync_with_nothing_new_does_not_import_dbt(warehouse, monkeypatch):
+    with LocalMixpanel() as server:
+        monkeypatch.setenv("SOURCES__MIXPANEL__PROJECT_ID", server.project_id)
+        monkeypatch.setenv("SOURCES__MIXPANEL__SERVICE_ACCOUNT_USERNAME", server.username)
+        monkeypatch.setenv("SOURCES__MIXPANEL__SERVICE_ACCOUNT_SECRET", server.secret)
+        monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        server.add(traffic(1, datetime.now(UTC), days=3, events=50, is_small=True))
+        for imports_dbt in (True, False):
+            command = [sys.executable, "-X", "importtime", str(RUN), "--json"]
+            done = subprocess.run(
+                command, env=os.environ, capture_output=True, text=True, check=True
+            )
+            assert json.loads(done.stdout)["status"] == "ok"
+            imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+            assert ("dbt" in imported) == imports_dbt
