@@ -41,6 +41,7 @@ from mixpanel_pipeline.source.window import (
     later,
     parse_instant,
 )
+from mixpanel_pipeline.sync.dlt_settings import only_ours
 from mixpanel_pipeline.sync.new_events import NewEvents
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._warehouse.kept_open(), self._opened() as (pipeline, spool):
+        with only_ours(), self._warehouse.kept_open(), self._opened() as (pipeline, spool):
             watermark = _watermark(pipeline)
             mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
             self._begin(mode, watermark)
@@ -153,7 +154,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._warehouse.kept_open(), self._opened() as (pipeline, spool):
+        with only_ours(), self._warehouse.kept_open(), self._opened() as (pipeline, spool):
             self._begin(mode, _watermark(pipeline))
             if mode == "backfill":
                 self._loaded.loaded_to_date = already
@@ -298,7 +299,6 @@ class Loader:
 
         Afterwards the tables are there, whatever was loaded.
         """
-        _configure_dlt()
         # The destination alone says what was loaded. Working files of a run that died are of no
         # use: dlt would finish that run's load first and leave the new answer unread.
         data_directory = Path(run_context.active().data_dir)
@@ -324,15 +324,6 @@ class Loader:
             raise
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def _configure_dlt() -> None:
-    """What correctness or memory depends on, and so is not the user's to change."""
-    # A job that is tried again after its rows were committed, unseen, would write them twice.
-    dlt.config["load.raise_on_max_retries"] = 1
-    dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
-    # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
-    dlt.config["data_writer.buffer_max_items"] = 1
 
 
 def _restored(pipeline: dlt.Pipeline, warehouse: Warehouse) -> dlt.Pipeline:

@@ -10,6 +10,7 @@ from functools import cached_property
 import duckdb
 import psycopg2
 
+from mixpanel_pipeline import interruption
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.project import MART_SCHEMA, tracked_events
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 # What can be expected to fail; anything else is a mistake of ours and keeps its traceback.
 _EXPECTED = (ExportError, SyncError, duckdb.Error, psycopg2.Error, OSError)
-_INTERRUPTED = "Interrupted. It is safe to run again."
 
 
 class Run:
@@ -91,6 +91,7 @@ class Run:
                 try:
                     with self._progress.shown():
                         steps()
+                        interruption.check()
                         self._count_subscribers()
                 except BaseException as error:
                     self._fail(error)
@@ -101,7 +102,11 @@ class Run:
         except AnotherSyncIsRunning as holder:
             self.summary.status = "skipped"
             logger.warning("Another sync of this database is running: %s.", holder)
-        except _EXPECTED as error:
+        except (*_EXPECTED, KeyboardInterrupt) as error:
+            self._fail(error)
+        except Exception as error:
+            if not interruption.came():
+                raise
             self._fail(error)
         finally:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
@@ -145,7 +150,7 @@ class Run:
             events=self.events,
             now=self.now,
             loaded=self.loaded,
-            committed=self._keep,
+            committed=self._committed,
         )
 
     def _count_subscribers(self) -> None:
@@ -156,8 +161,9 @@ class Run:
 
     def _fail(self, error: BaseException) -> None:
         self.summary.status = "failed"
-        if isinstance(error, KeyboardInterrupt):
-            self.summary.error = _INTERRUPTED
+        # Whatever fails after a signal fails of it: DuckDB and dbt make errors of their own of it.
+        if isinstance(error, KeyboardInterrupt) or interruption.came():
+            self.summary.error = interruption.MESSAGE
         elif isinstance(error, ExportError | SyncError):
             self.summary.error = self.without_secrets(str(error))
         else:
@@ -188,6 +194,10 @@ class Run:
         summary.events_new = loaded.delivery.events_new
         summary.events_duplicate = loaded.delivery.events_received - loaded.delivery.events_new
         summary.lines_rejected = loaded.delivery.lines_rejected
+
+    def _committed(self) -> None:
+        self._keep()
+        interruption.check()
 
     def _keep(self, **outcome: object) -> None:
         """Enter what there is to say so far, or in the end."""
