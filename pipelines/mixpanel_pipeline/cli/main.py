@@ -19,20 +19,22 @@ exit codes:
 import argparse
 import atexit
 import gc
+import json
 import locale
 import logging
 import os
-import signal
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from mixpanel_pipeline import interruption
+from mixpanel_pipeline.sync.summary import Summary
+
 if TYPE_CHECKING:
     from mixpanel_pipeline.source import Mode
     from mixpanel_pipeline.sync.audit import Audit
     from mixpanel_pipeline.sync.progress import Progress
-    from mixpanel_pipeline.sync.summary import Summary
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -47,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     _check(parser, options)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, _terminate)
+    interruption.catch(lambda: _tell_interruption(options))
     _find_settings()
     # Importing dlt takes a second, which --help and a mistyped option do not owe.
     from mixpanel_pipeline.source.errors import ConfigurationError
@@ -62,15 +64,32 @@ def main(arguments: list[str] | None = None) -> int:
             sys.path.insert(0, str(ROOT))
             from local_mixpanel.demo import demo
 
-            return demo()
+            with interruption.raised():
+                return demo()
         if options.command == "audit":
             return _report_audit(_audit(options), as_json=options.json)
         return _report(_sync(parser, options), as_json=options.json)
     except ConfigurationError as error:
         _report_failure(options, str(error))
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        return _report_failure(options, "Interrupted. It is safe to run again.")
+    except BaseException:
+        if not interruption.came():
+            raise
+        interruption.ignore()
+        _tell_interruption(options)
+        return EXIT_FAILED
+
+
+def _tell_interruption(options: argparse.Namespace) -> None:
+    if sys.stderr.isatty():
+        # The line that shows the progress hides the cursor.
+        os.write(2, b"\x1b[?25h\r\x1b[K")
+    interruption.write(2, f"error: {interruption.MESSAGE}")
+    if options.json and options.command == "audit":
+        told = {"status": "impossible", "error": interruption.MESSAGE}
+        interruption.write(1, json.dumps(told))
+    elif options.json:
+        interruption.write(1, _failed(options, interruption.MESSAGE).as_json())
 
 
 def _find_settings() -> None:
@@ -84,8 +103,13 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     from mixpanel_pipeline.cli.remove import remove
     from mixpanel_pipeline.source.errors import ConfigurationError
 
+    # dbt deals with signals itself, and a removal is one transaction.
+    interruption.unblock()
     try:
         return remove(arguments) if command == "remove" else run_dbt(arguments)
+    except KeyboardInterrupt:
+        print("error: Interrupted. Nothing was changed.", file=sys.stderr)
+        return EXIT_FAILED
     except ConfigurationError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -97,16 +121,18 @@ def _report_failure(options: argparse.Namespace, message: str) -> int:
         from mixpanel_pipeline.sync.audit import Audit
 
         return _report_audit(Audit("impossible", error=message), as_json=options.json)
-    from mixpanel_pipeline.engines import configured_destination
-    from mixpanel_pipeline.sync.summary import Summary
+    return _report(_failed(options, message), as_json=options.json)
 
-    summary = Summary(
+
+def _failed(options: argparse.Namespace, message: str) -> Summary:
+    return Summary(
         status="failed",
         mode=_mode(options),
-        destination=options.destination or configured_destination(),
+        destination=options.destination,
+        from_date=options.from_date,
+        to_date=options.to_date,
         error=message,
     )
-    return _report(summary, as_json=options.json)
 
 
 def _mode(options: argparse.Namespace) -> "Mode":
@@ -115,7 +141,8 @@ def _mode(options: argparse.Namespace) -> "Mode":
     return "backfill" if options.from_date else "incremental"
 
 
-def _report(summary: "Summary", *, as_json: bool) -> int:
+def _report(summary: Summary, *, as_json: bool) -> int:
+    interruption.ignore()
     if summary.status == "failed":
         print(f"error: {summary.error}", file=sys.stderr)
     if as_json:
@@ -128,6 +155,7 @@ def _report(summary: "Summary", *, as_json: bool) -> int:
 
 
 def _report_audit(audit: "Audit", *, as_json: bool) -> int:
+    interruption.ignore()
     if audit.error:
         print(f"error: {audit.error}", file=sys.stderr)
     if as_json:
@@ -136,7 +164,7 @@ def _report_audit(audit: "Audit", *, as_json: bool) -> int:
         from rich.console import Console
 
         audit.print(Console())
-    return EXIT_AUDIT[audit.status]
+    return EXIT_FAILED if interruption.came() else EXIT_AUDIT[audit.status]
 
 
 def _audit(options: argparse.Namespace) -> "Audit":
@@ -145,15 +173,17 @@ def _audit(options: argparse.Namespace) -> "Audit":
     from mixpanel_pipeline.sync.audit import DEFAULT_DAYS
     from mixpanel_pipeline.sync.pipeline import audit_only
 
-    return audit_only(
-        open_warehouse(options.destination),
-        load_configuration(),
-        now=datetime.now(UTC),
-        days=options.days or DEFAULT_DAYS,
-        heal=options.heal,
-        skip_transform=options.skip_transform,
-        progress=_progress(as_json=options.json),
-    )
+    warehouse, settings = open_warehouse(options.destination), load_configuration()
+    with interruption.raised():
+        return audit_only(
+            warehouse,
+            settings,
+            now=datetime.now(UTC),
+            days=options.days or DEFAULT_DAYS,
+            heal=options.heal,
+            skip_transform=options.skip_transform,
+            progress=_progress(as_json=options.json),
+        )
 
 
 def _progress(*, as_json: bool) -> "Progress":
@@ -163,7 +193,7 @@ def _progress(*, as_json: bool) -> "Progress":
     return LiveProgress() if sys.stderr.isatty() and not as_json else LoggedProgress()
 
 
-def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> "Summary":
+def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summary:
     from mixpanel_pipeline.engines import open_warehouse
     from mixpanel_pipeline.source.configuration import load_configuration
     from mixpanel_pipeline.source.window import Window, last_day
@@ -178,15 +208,17 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> "Summ
         today = last_day(now, settings.zone, "today")
         if backfill.to_date > today:
             parser.error(f"--to-date {backfill.to_date} is in the future (today is {today})")
-    return sync(
-        warehouse,
-        settings,
-        now=now,
-        backfill=backfill,
-        full_refresh=options.full_refresh,
-        skip_transform=options.skip_transform,
-        progress=_progress(as_json=options.json),
-    )
+    options.destination = warehouse.name
+    with interruption.raised():
+        return sync(
+            warehouse,
+            settings,
+            now=now,
+            backfill=backfill,
+            full_refresh=options.full_refresh,
+            skip_transform=options.skip_transform,
+            progress=_progress(as_json=options.json),
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -273,10 +305,6 @@ def _number_of_days(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of days")
     return int(text)
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def run() -> NoReturn:

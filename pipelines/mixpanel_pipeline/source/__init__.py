@@ -39,7 +39,10 @@ def mixpanel(
     @dlt.resource(**EVENTS_RESOURCE)
     def exported(
         cursor: dlt.sources.incremental[datetime] = dlt.sources.incremental(
-            stage.cursor or "occurred_at", on_cursor_value_missing="include"
+            stage.cursor or "occurred_at",
+            on_cursor_value_missing="include",
+            # A scheduler's interval would set the watermark.
+            allow_external_schedulers=False,
         ),
     ) -> Iterator[Any]:
         # dlt would drop rows older than the watermark. The API delivers whole days, and an event

@@ -31,6 +31,7 @@ from mixpanel_pipeline.source.window import (
     last_day,
     later,
 )
+from mixpanel_pipeline.sync.dlt_settings import only_ours
 from mixpanel_pipeline.sync.new_events import NewEvents
 from mixpanel_pipeline.sync.state import PIPELINE, Watermark, restored, watermark_of
 from mixpanel_pipeline.sync.working_directory import working_directory
@@ -123,7 +124,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._opened() as (pipeline, spool):
+        with only_ours(), self._opened() as (pipeline, spool):
             watermark = watermark_of(pipeline)
             mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
             self._begin(mode, watermark)
@@ -142,7 +143,7 @@ class Loader:
             ExportError: Mixpanel delivered no whole answer; the answers before it are loaded.
             SyncError: The database did not take an answer.
         """
-        with self._opened() as (pipeline, spool):
+        with only_ours(), self._opened() as (pipeline, spool):
             self._begin(mode, watermark_of(pipeline))
             if mode == "backfill":
                 self._loaded.loaded_to_date = already
@@ -306,7 +307,6 @@ class Loader:
 
         Afterwards the tables are there, whatever was loaded.
         """
-        _configure_dlt()
         # The destination alone says what was loaded. Working files of a run that died are of no
         # use: dlt would finish that run's load first and leave the new answer unread.
         parent = Path(run_context.active().data_dir) / "pipelines"
@@ -334,15 +334,6 @@ class Loader:
                 # Downloads that are under way would write into what is removed now.
                 self._client.stop()
                 raise
-
-
-def _configure_dlt() -> None:
-    """What correctness or memory depends on, and so is not the user's to change."""
-    # A job that is tried again after its rows were committed, unseen, would write them twice.
-    dlt.config["load.raise_on_max_retries"] = 1
-    dlt.config["normalize.parquet_normalizer.add_dlt_load_id"] = True
-    # An Arrow table is a batch already; collecting 5,000 rows of 1 MB would take 5 GB.
-    dlt.config["data_writer.buffer_max_items"] = 1
 
 
 def _has_loaded(pipeline: dlt.Pipeline) -> bool:

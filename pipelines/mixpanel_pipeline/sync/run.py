@@ -10,6 +10,7 @@ from functools import cached_property
 import duckdb
 import psycopg2
 
+from mixpanel_pipeline import interruption
 from mixpanel_pipeline.declaration import tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 # What can be expected to fail; anything else is a mistake of ours and keeps its traceback.
 _EXPECTED = (ExportError, SyncError, duckdb.Error, psycopg2.Error, OSError)
-_INTERRUPTED = "Interrupted. It is safe to run again."
 
 
 class Run:
@@ -106,6 +106,7 @@ class Run:
                         Dataset(self.warehouse, self._settings).check()
                     with self._progress.shown():
                         steps()
+                        interruption.check()
                         self._count_subscribers()
                 except BaseException as error:
                     self._fail(error)
@@ -116,10 +117,14 @@ class Run:
         except AnotherSyncIsRunning as holder:
             self.summary.status = "skipped"
             logger.warning("Another sync of this database is running: %s.", holder)
-        except _EXPECTED as error:
+        except (*_EXPECTED, KeyboardInterrupt) as error:
             self._fail(error)
             if self._id is None:
                 self._note()
+        except Exception as error:
+            if not interruption.came():
+                raise
+            self._fail(error)
         finally:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
 
@@ -185,7 +190,7 @@ class Run:
             events=self.events,
             now=self.now,
             loaded=self.loaded,
-            committed=self._keep,
+            committed=self._committed,
         )
 
     def _count_subscribers(self) -> None:
@@ -196,8 +201,9 @@ class Run:
 
     def _fail(self, error: BaseException) -> None:
         self.summary.status = "failed"
-        if isinstance(error, KeyboardInterrupt):
-            self.summary.error = _INTERRUPTED
+        # Whatever fails after a signal fails of it: DuckDB and dbt make errors of their own of it.
+        if isinstance(error, KeyboardInterrupt) or interruption.came():
+            self.summary.error = interruption.MESSAGE
         elif isinstance(error, ConfigurationError | ExportError | SyncError):
             self.summary.error = self.without_secrets(str(error))
         else:
@@ -225,6 +231,10 @@ class Run:
         summary.events_new = loaded.delivery.events_new
         summary.events_duplicate = loaded.delivery.events_received - loaded.delivery.events_new
         summary.lines_rejected = loaded.delivery.lines_rejected
+
+    def _committed(self) -> None:
+        self._keep()
+        interruption.check()
 
     def _keep(self, **outcome: object) -> None:
         """Enter what there is to say so far, or in the end."""

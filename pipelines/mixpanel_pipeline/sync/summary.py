@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
 
-from mixpanel_pipeline.source import Mode
-
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mixpanel_pipeline.source import Mode
 
 Status = Literal["ok", "skipped", "failed"]
 
@@ -18,8 +18,8 @@ class Summary:
     """One sync. What did not happen is None: a sync that only transforms received nothing."""
 
     status: Status
-    mode: Mode
-    destination: str
+    mode: "Mode"
+    destination: str | None
     from_date: date | None = None
     to_date: date | None = None
     watermark: datetime | None = None

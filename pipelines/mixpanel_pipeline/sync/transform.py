@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from dlt.common.runtime import run_context
 
+from mixpanel_pipeline import interruption
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.project import DBT_PROJECT
@@ -45,22 +47,26 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
 
     It prints nothing: what it has to say of a failure is in its result.
     """
-    # Importing dbt takes seconds, which a sync that only loads does not owe.
-    from dbt.cli.main import dbtRunner
-
     target, logs = dbt_folders(warehouse)
     # Nobody reads dbt's files of a sync, and writing them takes longer than its models.
     settings = ["--log-level", "none", "--log-level-file", "none", "--no-write-json"]
     settings += ["--log-path", str(logs)]
     project = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
     project += ["--target", warehouse.name, "--target-path", str(target)]
-    with _environment(warehouse.environment), contextlib.redirect_stdout(sys.stderr):
+    with _environment(warehouse.environment), contextlib.redirect_stdout(_Told()):
+        # Importing dbt takes seconds, which a sync that only loads does not owe; what it says
+        # before it has read its arguments goes to the stdout that it was imported with.
+        from dbt.cli.main import dbtRunner
+
         result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *project])
     if warehouse.name == "duckdb":
         # dbt keeps the file, and its lock, until the process ends.
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
 
         DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
+    if isinstance(result.exception, KeyboardInterrupt):
+        raise result.exception
+    interruption.check()
     return result
 
 
@@ -76,6 +82,13 @@ def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
     target = os.environ.get("DBT_TARGET_PATH") or state / "target"
     logs = os.environ.get("DBT_LOG_PATH") or state / "logs"
     return Path(target).absolute(), Path(logs).absolute()
+
+
+class _Told(io.TextIOBase):
+    """What dbt says; after an interruption it would be the traceback of that."""
+
+    def write(self, text: str) -> int:
+        return len(text) if interruption.came() else sys.stderr.write(text)
 
 
 def _teller(progress: Progress):  # type: ignore[no-untyped-def]
