@@ -41,6 +41,8 @@ def catch(leave: Callable[[], object]) -> None:
     """
     signals = {signum for signum in _SIGNALS if signal.getsignal(signum) != signal.SIG_IGN}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for signum in signals:
+        signal.signal(signum, _hand_over)
     signal.signal(_RAISE, _handle)
     sys.unraisablehook = _without_interruptions
     threading.Thread(target=_watch, args=(signals, leave), daemon=True).start()
@@ -104,6 +106,12 @@ def _watch(signals: set[signal.Signals], leave: Callable[[], object]) -> None:
             if not _is_over:
                 leave()
                 os._exit(1)
+
+
+def _hand_over(signum: int, frame: FrameType | None) -> None:
+    # Python's resource tracker, which dbt starts, lets signals through that were blocked.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signum})
+    os.kill(os.getpid(), signum)
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:
