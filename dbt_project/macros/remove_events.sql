@@ -23,7 +23,7 @@
             create temporary table recounted_subscribers as
             select
                 subscriber_id,
-                {{ metric_columns() }},
+                {{ metric_columns() }}
                 count(*) as events_processed,
                 min(occurred_at) as first_event_at,
                 max(occurred_at) as last_event_at,

@@ -17,7 +17,15 @@ from mixpanel_pipeline.source.errors import ConfigurationError
 # MERGE: https://www.postgresql.org/docs/release/15.0/
 _MINIMUM_VERSION = 15
 _STAGING_DATASET = f"{RAW_DATASET}_staging"
-_RAW_TABLES = ["events", "rejected_lines", "sync_runs", "loads_begun", "sync_lock"]
+_RAW_TABLES = [
+    "built",
+    "dataset",
+    "events",
+    "loads_begun",
+    "rejected_lines",
+    "sync_lock",
+    "sync_runs",
+]
 
 # https://www.postgresql.org/docs/current/libpq-envars.html
 _VARIABLES = {

@@ -55,7 +55,7 @@ EventCounts = dict[str, dict[str, int]]
 
 
 # Servers and proxies refuse URLs of 8 KB; what else is in ours is short.
-_CHARACTERS_OF_NAMES = 4000
+_CHARACTERS_OF_NAMES = 6000
 _PAGE = "a page of HTML, as a proxy or a login has it: check base_url and the way to Mixpanel"
 _NOT_BEGUN = "to_date cannot be later than today"
 
