@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dlt.common.versioned_state import compress_state, decompress_state
 
+from mixpanel_pipeline import interruption
 from mixpanel_pipeline.engines import open_warehouse
 from tests.conftest import NOW
 from tests.tcp_proxy import TcpProxy
