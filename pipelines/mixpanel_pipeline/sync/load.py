@@ -283,8 +283,11 @@ class Loader:
         moves = newest is not None and min(newest, stage.until) > watermark.instant
         tables = pipeline.default_schema.tables if _has_loaded(pipeline) else {}
         columns = tables.get(EVENTS_TABLE, {}).get("columns", {})
+        # By arrival, the state also says which days of events could be asked for.
+        asks_further = by_arrival and stage.last_event_day != watermark.asked_to
         if (
             moves
+            or asks_further
             or delivered.rejected_count
             or REJECTED_LINES_TABLE not in tables
             or not columns.keys() >= set(EVENTS.names)
