@@ -121,6 +121,9 @@ def _report_failure(options: argparse.Namespace, message: str) -> int:
         from mixpanel_pipeline.sync.audit import Audit
 
         return _report_audit(Audit("impossible", error=message), as_json=options.json)
+    from mixpanel_pipeline.engines import configured_destination
+
+    options.destination = options.destination or configured_destination()
     return _report(_failed(options, message), as_json=options.json)
 
 
