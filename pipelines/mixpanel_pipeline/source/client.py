@@ -362,9 +362,10 @@ def _refuse(response: requests.Response) -> NoReturn:
         raise _Transient(said, retry_after)
     if _NOT_BEGUN in said:
         raise DayNotBegun(
-            f"{said.rstrip('.')}. There the day has not begun: set timezone in [sources.mixpanel] "
-            "to the time zone of the project (Project Settings in Mixpanel). What was loaded "
-            "before stays, and the days since then are loaded by the next sync."
+            f"{said.rstrip('.')}. There the day has not begun. What was loaded before stays. For a "
+            'project that exports UTC, set end_day = "yesterday" or run again later. For one that '
+            "exports its own time (created before 2023), set timezone in [sources.mixpanel] to its "
+            "time zone, and load into a new database if this one has events already."
         )
     refusal = f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}"
     raise NotInPlan(refusal) if status == requests.codes.payment_required else ExportError(refusal)
