@@ -45,20 +45,25 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run_context.active().reload()
 
 
+def point_at(server: LocalMixpanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the environment configure `server` as the Mixpanel to load from."""
+    for name, value in {
+        "BASE_URL": server.url,
+        "PROJECT_ID": server.project_id,
+        "SERVICE_ACCOUNT_USERNAME": server.username,
+        "SERVICE_ACCOUNT_SECRET": server.secret,
+        "RETRY_PAUSE_SECONDS": "0",
+    }.items():
+        monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
+
+
 @pytest.fixture
 def mixpanel(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalMixpanel]:
     """A local Mixpanel whose today is `NOW`'s, and the environment that points at it."""
     # It has no limit of its own, and tests no time to keep to Mixpanel's.
     monkeypatch.setattr(budget, "_PER_SECOND", 1000)
     with LocalMixpanel(today=lambda: NOW.date()) as server:
-        for name, value in {
-            "BASE_URL": server.url,
-            "PROJECT_ID": server.project_id,
-            "SERVICE_ACCOUNT_USERNAME": server.username,
-            "SERVICE_ACCOUNT_SECRET": server.secret,
-            "RETRY_PAUSE_SECONDS": "0",
-        }.items():
-            monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
+        point_at(server, monkeypatch)
         yield server
 
 

@@ -12,6 +12,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from local_mixpanel import Fault, LocalMixpanel
 from mixpanel_pipeline import mixpanel_source
 from mixpanel_pipeline.source.errors import ConfigurationError
+from tests.conftest import point_at
 
 DAY = timedelta(days=1)
 
@@ -20,14 +21,7 @@ DAY = timedelta(days=1)
 def server(monkeypatch):
     """A Mixpanel with the machine's clock, as the source has it, configured in the environment."""
     with LocalMixpanel() as server:
-        for name, value in {
-            "BASE_URL": server.url,
-            "PROJECT_ID": server.project_id,
-            "SERVICE_ACCOUNT_USERNAME": server.username,
-            "SERVICE_ACCOUNT_SECRET": server.secret,
-            "RETRY_PAUSE_SECONDS": "0",
-        }.items():
-            monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
+        point_at(server, monkeypatch)
         yield server
 
 
