@@ -3,7 +3,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tests.postgresql import Server, postgresql_server
 # The clock of most tests.
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
-_database_numbers = count()
+_DATABASE = "warehouse"
 
 
 @pytest.fixture(autouse=True)
@@ -82,20 +81,22 @@ def warehouse(
 ) -> Iterator[Warehouse]:
     """An empty database of each kind, configured in the environment."""
     monkeypatch.setenv("DESTINATION_TYPE", request.param)
-    # dbt keeps what it parsed for the next run against the same kind of database.
+    # dbt keeps what it parsed for the next run against the same database: all have one name.
     target = tmp_path_factory.getbasetemp() / f"dbt-{request.param}"
     monkeypatch.setenv("DBT_TARGET_PATH", str(target))
     if request.param == "duckdb":
-        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
+        directory = tmp_path_factory.getbasetemp() / "duckdb"
+        directory.mkdir()
+        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(directory / "warehouse.duckdb"))
         yield open_warehouse(None)
+        shutil.rmtree(directory)
         return
     server: Server = request.getfixturevalue("postgresql")
-    database = f"test_{next(_database_numbers)}"
-    server.create_database(database)
-    for name, value in server.environment(database).items():
+    server.create_database(_DATABASE)
+    for name, value in server.environment(_DATABASE).items():
         monkeypatch.setenv(name, value)
     yield open_warehouse(None)
-    server.drop_database(database)
+    server.drop_database(_DATABASE)
 
 
 @pytest.fixture

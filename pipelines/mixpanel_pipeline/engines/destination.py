@@ -15,13 +15,15 @@ from dlt.common.destination import (
     DestinationCapabilitiesContext,
     PreparedTableSchema,
 )
-from dlt.common.destination.client import FollowupJobRequest, LoadJob, RunnableLoadJob
+from dlt.common.destination.client import (
+    FollowupJobRequest,
+    HasFollowupJobs,
+    LoadJob,
+    RunnableLoadJob,
+)
 from dlt.common.schema import Schema
 from dlt.common.storages.load_package import LoadJobInfo
-from dlt.destinations.job_impl import (
-    FinalizedLoadJobWithFollowupJobs,
-    ReferenceFollowupJobRequest,
-)
+from dlt.destinations.job_impl import ReferenceFollowupJobRequest
 
 from mixpanel_pipeline.events.decoding import EVENTS_TABLE
 from mixpanel_pipeline.source.delivered import in_order
@@ -61,6 +63,16 @@ class EventsDestination(Destination[Any, Any]):
         formats = capabilities.supported_loader_file_formats or ()
         capabilities.supported_loader_file_formats = [*formats, "reference"]
         return capabilities
+
+
+class _WaitingJob(RunnableLoadJob, HasFollowupJobs):
+    """A file of events, which waits for the others.
+
+    Of a job that is completed without having run, dlt would learn a second later.
+    """
+
+    def run(self) -> None:
+        """Leave it to `EventsJob`."""
 
 
 class EventsJob(RunnableLoadJob):
@@ -115,8 +127,7 @@ class EventsClient:
         if table["name"] == EVENTS_TABLE:
             if ReferenceFollowupJobRequest.is_reference_job(file_path):
                 return self.events_job(file_path, load_id)
-            # It waits for the other files.
-            return FinalizedLoadJobWithFollowupJobs(file_path)
+            return _WaitingJob(file_path)
         job: LoadJob = super().create_load_job(table, file_path, load_id, restore)  # type: ignore[misc]
         return job
 
