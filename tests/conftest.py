@@ -138,6 +138,11 @@ def metrics(dbt_project: Path) -> Callable[..., None]:
     return change
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: half of the time a sync waits for a database or for Mixpanel."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what the random histories did, so that nobody trusts those that did nothing."""
     did = Counter[str]()
