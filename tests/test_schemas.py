@@ -9,10 +9,11 @@ from dbt.cli.main import dbtRunner
 
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline.engines import Schemas, open_warehouse
+from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.transform import dbt_folders
+from mixpanel_pipeline.sync.transform import dbt_folders, transform
 from tests import recount
 from tests.conftest import NOW, point_at
 from tests.warehouses import rows, subscribers
@@ -76,6 +77,13 @@ def test_a_dataset_goes_on_under_the_name_that_its_schemas_were_given(
     assert rows(warehouse, "select count(*) from shop_raw.events") == [(2,)]
 
 
+# What another project's models leave, in brief.
+SHOPS_MODELS = (
+    "create schema shop_raw; create table shop_raw._dlt_loads (load_id text); "
+    "create view mixpanel.stg_mixpanel__events as select * from shop_raw._dlt_loads"
+)
+
+
 @pytest.mark.parametrize(
     ("made", "problem"),
     [
@@ -88,8 +96,7 @@ def test_a_dataset_goes_on_under_the_name_that_its_schemas_were_given(
             "dataset_name is 'mixpanel_raw'.*holds counts",
         ),
         (
-            "create schema shop_raw; create table shop_raw._dlt_loads (load_id text); "
-            "create view mixpanel.stg_mixpanel__events as select * from shop_raw._dlt_loads",
+            SHOPS_MODELS,
             "mart_schema is 'mixpanel'.*counts the events of shop_raw.*another mart_schema",
         ),
     ],
@@ -100,6 +107,16 @@ def test_schemas_of_another_project_are_left_alone(warehouse, made, problem):
     with pytest.raises(ConfigurationError, match=problem), warehouse.lock():
         pass
     assert not warehouse.has_table("mixpanel_raw", "sync_lock")
+
+
+def test_dbt_by_hand_leaves_the_models_of_another_project_alone(warehouse):
+    warehouse.execute("create schema mixpanel")
+    warehouse.execute(SHOPS_MODELS)
+    view = "select view_definition from information_schema.views where table_schema = 'mixpanel'"
+    before = rows(warehouse, view)
+    with pytest.raises(SyncError, match="counts the events of shop_raw, not of mixpanel_raw"):
+        transform(warehouse, full_refresh=True)
+    assert rows(warehouse, view) == before
 
 
 @pytest.mark.parametrize(
