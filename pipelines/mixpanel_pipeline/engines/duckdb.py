@@ -159,7 +159,8 @@ class DuckDB(Warehouse):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {utc_now()}")
             file.flush()
-            self.check_schemas()
+            with self.kept_open():
+                self.check_schemas()
             yield
 
     def _make_whole(self) -> None:
