@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from local_mixpanel import LocalMixpanel, traffic
 from mixpanel_pipeline.declaration import metrics, tracked_events
 from mixpanel_pipeline.engines import DuckDB
-from mixpanel_pipeline.project import MART_SCHEMA, ROOT
+from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.sync.pipeline import sync
 
@@ -103,7 +103,7 @@ def _sync(console: Console, warehouse: DuckDB, title: str, now: datetime) -> dat
 
 def _counts(warehouse: DuckDB) -> Counts:
     columns = ", ".join(f'"{name}"::bigint' for name in metrics())
-    query = f"select subscriber_id, {columns} from {MART_SCHEMA}.subscribers"
+    query = f"select subscriber_id, {columns} from {warehouse.marts}.subscribers"
     with closing(warehouse.connect()) as connection:
         rows = connection.sql(query).fetchall()
     return {subscriber: dict(zip(metrics(), row, strict=True)) for subscriber, *row in rows}

@@ -19,9 +19,9 @@ def rows(warehouse: Warehouse, query: str) -> list[tuple[Any, ...]]:
 
 
 def subscribers(warehouse: Warehouse) -> dict[str, Row]:
-    """`mixpanel.subscribers` in the form of `recount.subscribers`."""
+    """`subscribers` in the form of `recount.subscribers`."""
     with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
-        cursor.execute("select * from mixpanel.subscribers")
+        cursor.execute(f"select * from {warehouse.marts}.subscribers")
         names = [column[0] for column in cursor.description]
         found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     for row in found:

@@ -1,4 +1,4 @@
-"""Where the project's files are, and what they are called in the database."""
+"""Where the project's files are, and its version."""
 
 import tomllib
 from functools import cache
@@ -6,10 +6,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DBT_PROJECT = ROOT / "dbt_project"
-
-# The schemas that the loader and the models write; dbt_project.yml names the same ones.
-RAW_DATASET = "mixpanel_raw"
-MART_SCHEMA = "mixpanel"
 
 
 @cache

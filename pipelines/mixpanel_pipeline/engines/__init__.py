@@ -6,11 +6,18 @@ from dlt.common.configuration.exceptions import ConfigurationException
 from mixpanel_pipeline.engines.duckdb import DuckDB, configured_lock_wait, configured_path
 from mixpanel_pipeline.engines.postgres import Postgres
 from mixpanel_pipeline.engines.postgres_connection import configured_credentials
+from mixpanel_pipeline.engines.schemas import Schemas, configured_schemas
 from mixpanel_pipeline.engines.warehouse import Warehouse
-from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source.errors import ConfigurationError
 
-__all__ = ["DuckDB", "Postgres", "Warehouse", "configured_destination", "open_warehouse"]
+__all__ = [
+    "DuckDB",
+    "Postgres",
+    "Schemas",
+    "Warehouse",
+    "configured_destination",
+    "open_warehouse",
+]
 
 
 def configured_destination() -> str:
@@ -22,22 +29,18 @@ def open_warehouse(name: str | None) -> Warehouse:
     """The warehouse called `name`, or the configured one (`destination_type`, default DuckDB).
 
     Raises:
-        ConfigurationError: The destination is unknown or its connection is not configured.
+        ConfigurationError: The destination is unknown, its connection is not configured, or its
+            schemas cannot have their names.
     """
-    for key in ("dataset_name", "pipelines.mixpanel.dataset_name"):
-        dataset = dlt.config.get(key, str)
-        if dataset not in (None, RAW_DATASET):
-            raise ConfigurationError(
-                f"{key} is {dataset!r}: the raw dataset is always {RAW_DATASET}, which the models "
-                "read. To keep two projects apart, give each a database of its own."
-            )
+    schemas = configured_schemas()
     name = name or configured_destination()
     try:
         if name == "duckdb":
             limit = dlt.config.get("destination.duckdb.memory_limit", str)
-            return DuckDB(configured_path(), limit or DuckDB.memory_limit, configured_lock_wait())
+            wait = configured_lock_wait()
+            return DuckDB(configured_path(), limit or DuckDB.memory_limit, wait, schemas)
         if name == "postgres":
-            return Postgres(configured_credentials())
+            return Postgres(configured_credentials(), schemas)
     except ConfigurationException as error:
         variables = "DESTINATION__POSTGRES__CREDENTIALS__HOST, __PORT, __USERNAME, __PASSWORD"
         raise ConfigurationError(

@@ -28,9 +28,10 @@ from mixpanel_pipeline.engines.destination import (
     EventsJob,
 )
 from mixpanel_pipeline.engines.positions import RowGroup, row_groups, view_delivered
+from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse, utc_now
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
-from mixpanel_pipeline.project import MART_SCHEMA, RAW_DATASET, ROOT
+from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class DuckDB(Warehouse):
     memory_limit: str = "2GB"
     # A query of an analyst ends within it; who waits longer should be told by whom it is held.
     lock_wait_seconds: float = 60
+    schemas: Schemas = field(default_factory=Schemas)
     _gave_up: bool = field(default=False, init=False, repr=False, compare=False)
 
     name = "duckdb"
@@ -68,7 +70,7 @@ class DuckDB(Warehouse):
     placeholder = "?"
 
     def __post_init__(self) -> None:
-        problem = _name_problem(self.path)
+        problem = _name_problem(self.path, self.schemas)
         if problem:
             raise ConfigurationError(
                 f"The DuckDB file cannot be called {str(self.path)!r}: {problem} Name it "
@@ -91,7 +93,7 @@ class DuckDB(Warehouse):
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"DESTINATION__DUCKDB__CREDENTIALS": str(self.path)}
+        return {"DESTINATION__DUCKDB__CREDENTIALS": str(self.path)} | self.schemas.environment
 
     def connect(self) -> Any:
         """A connection to the file; waits for another process that has it open.
@@ -145,30 +147,47 @@ class DuckDB(Warehouse):
     def lock(self) -> Iterator[None]:
         # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f"{self.path.name}.lock").open("a+", encoding="utf-8") as file:
+        is_default = self.raw == Schemas.dataset_name
+        name = f"{self.path.name}.lock" if is_default else f"{self.path.name}.{self.raw}.lock"
+        with self.path.with_name(name).open("a+", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 raise AnotherSyncIsRunning(file.read().strip() or "its process is new") from None
-            self._remove_unfinished()
+            self._make_whole()
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {utc_now()}")
             file.flush()
+            with self.kept_open():
+                self.check_schemas()
             yield
 
-    def _remove_unfinished(self) -> None:
-        """Remove a file whose creation was cut off, by a kill or a full disk.
+    def _make_whole(self) -> None:
+        """Create the file; one whose creation was cut off, by a kill or a full disk, goes first.
 
         DuckDB could not open it. Its files begin with three headers of 4,096 bytes; what lacks
         one of them never held anything, nor did an empty file.
         https://duckdb.org/docs/stable/internals/storage
         """
-        if self.path.exists() and self.path.stat().st_size < 3 * 4096:
-            with self.path.open("rb") as file:
-                beginning = file.read(12)
-            if not beginning or beginning[8:] == b"DUCK":
-                self.path.unlink()
+        if self._is_whole():
+            return
+        # A sync of another dataset may be creating it. No dataset's lock has a hyphen in its name.
+        with self.path.with_name(f"{self.path.name}.new-file.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not self._is_whole():
+                self.path.unlink(missing_ok=True)
+                self.connect().close()
+
+    def _is_whole(self) -> bool:
+        if not self.path.exists():
+            return False
+        if self.path.stat().st_size >= 3 * 4096:
+            return True
+        with self.path.open("rb") as file:
+            beginning = file.read(12)
+        # What is no file of DuckDB's, it refuses itself.
+        return bool(beginning) and beginning[8:] != b"DUCK"
 
     def check_rights_to_transform(self) -> None:
         pass
@@ -252,14 +271,15 @@ def _place_problem(path: str) -> str | None:
     return f"what begins with {scheme[0]!r} is no file on this machine."
 
 
-def _name_problem(path: Path) -> str | None:
+def _name_problem(path: Path, schemas: Schemas) -> str | None:
     """Why a DuckDB file cannot have this name; None when it can.
 
     DuckDB calls the database by what stands before the first dot, and tells it from a schema by
     its name alone, in any case. dbt writes that name into its SQL as it is.
     """
     database = path.name.split(".")[0].lower()
-    if database in (RAW_DATASET, f"{RAW_DATASET}_staging", MART_SCHEMA, *_DUCKDB_SCHEMAS):
+    ours = (schemas.dataset_name, schemas.staging, schemas.mart_schema)
+    if database in (*ours, *_DUCKDB_SCHEMAS):
         return f"DuckDB would take the schema {database} for it."
     signs = _UNFIT_IN_PATHS & set(str(path)) or _UNFIT_IN_NAMES & set(path.name)
     signs = signs or {sign for sign in path.name if not sign.isprintable()}

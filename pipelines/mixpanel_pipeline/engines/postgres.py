@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,11 @@ from mixpanel_pipeline.engines.postgres_connection import (
     check_rights_to_transform,
     check_server,
 )
+from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.engines.warehouse import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import EVENTS
-from mixpanel_pipeline.project import RAW_DATASET
 
-LOCK_LOST = (
-    f"The lock on {RAW_DATASET} was lost: its connection to the server ended, and another sync may "
-    "have begun."
-)
-_LOCK = f"{RAW_DATASET}.sync_lock"
 # A part of a load is copied in a few seconds; whoever takes much longer hangs.
 _TAKEOVER_SECONDS = 60
 _LOAD_ID = pa.field("_dlt_load_id", pa.string(), nullable=False)
@@ -71,6 +66,7 @@ class Postgres(Warehouse):
     """
 
     credentials: Credentials
+    schemas: Schemas = field(default_factory=Schemas)
 
     name = "postgres"
     holds_nul = False
@@ -93,7 +89,7 @@ class Postgres(Warehouse):
 
     @property
     def environment(self) -> dict[str, str]:
-        return self.credentials.environment()
+        return self.credentials.environment() | self.schemas.environment
 
     def connect(self) -> Any:
         name = f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}"
@@ -151,7 +147,7 @@ class Postgres(Warehouse):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        key = f"hashtext('sync of {RAW_DATASET}')"
+        key = f"hashtext('sync of {self.raw}')"
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             # An open transaction would keep vacuum from cleaning up for as long as the sync runs.
             connection.autocommit = True
@@ -177,7 +173,8 @@ class Postgres(Warehouse):
             # Closing the connection would do, but the server may take a moment to see it.
             unlock = f"select pg_advisory_unlock({key})"
             try:
-                check_rights_to_load(cursor)
+                check_rights_to_load(cursor, self.schemas)
+                self.check_schemas()
                 self._hold = _Hold(connection, secrets.token_hex(16))
                 self._enter_token()
                 yield
@@ -190,16 +187,29 @@ class Postgres(Warehouse):
                 self._hold = None
             cursor.execute(unlock)
 
+    @property
+    def lock_lost(self) -> str:
+        """What is told when the lock was lost."""
+        return (
+            f"The lock on {self.raw} was lost: its connection to the server ended, and another "
+            "sync may have begun."
+        )
+
+    @property
+    def _lock_table(self) -> str:
+        return f"{self.raw}.sync_lock"
+
     def _enter_token(self) -> None:
         """Take the lock from a sync that lost it, once it has written what it is writing."""
-        self.create_schema(RAW_DATASET)
+        self.create_schema(self.raw)
         self.execute(
-            f"create table if not exists {_LOCK} (id integer primary key, token text not null)"
+            f"create table if not exists {self._lock_table} "
+            "(id integer primary key, token text not null)"
         )
         try:
             self.execute(
                 f"set local lock_timeout = '{_TAKEOVER_SECONDS}s'; "
-                f"insert into {_LOCK} values (1, %s) "
+                f"insert into {self._lock_table} values (1, %s) "
                 "on conflict (id) do update set token = excluded.token",
                 [self._hold.token if self._hold else None],
             )
@@ -210,7 +220,7 @@ class Postgres(Warehouse):
     def still_held(self) -> str:
         """The query that returns a row if the lock is held, until its transaction ends."""
         token = self._hold.token if self._hold else ""
-        return f"select id from {_LOCK} where token = '{token}' for share"
+        return f"select id from {self._lock_table} where token = '{token}' for share"
 
     def held_connection(self) -> Any:
         """The connection that holds the lock.
@@ -219,7 +229,7 @@ class Postgres(Warehouse):
             SyncError: The lock was lost.
         """
         if self._hold is None or self._hold.connection.closed:
-            raise SyncError(LOCK_LOST)
+            raise SyncError(self.lock_lost)
         return self._hold.connection
 
     def execute_held(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> None:
@@ -239,7 +249,7 @@ class Postgres(Warehouse):
             try:
                 cursor.execute(self.still_held)
                 if cursor.fetchone() is None:
-                    raise SyncError(LOCK_LOST)
+                    raise SyncError(self.lock_lost)
                 yield cursor
                 cursor.execute("commit")
             except BaseException:
@@ -249,18 +259,18 @@ class Postgres(Warehouse):
 
     def check_rights_to_transform(self) -> None:
         with self.connected() as connection, closing(connection.cursor()) as cursor:
-            check_rights_to_transform(cursor)
+            check_rights_to_transform(cursor, self.schemas)
 
     def tune(self) -> None:
         # Loads stand one behind the other in the table, so block ranges find them; the audit asks
         # for the events of some days. A range that is not summarised is read by every query.
-        events = f"{RAW_DATASET}.events"
+        events = f"{self.raw}.events"
         self.execute(
             f"create unique index if not exists events_event_key on {events} (event_key);"
             f"create index if not exists events_dlt_load_id on {events} using brin (_dlt_load_id);"
             f"create index if not exists events_occurred_at on {events} using brin (occurred_at);"
-            f"select brin_summarize_new_values('{RAW_DATASET}.events_dlt_load_id');"
-            f"select brin_summarize_new_values('{RAW_DATASET}.events_occurred_at')"
+            f"select brin_summarize_new_values('{self.raw}.events_dlt_load_id');"
+            f"select brin_summarize_new_values('{self.raw}.events_occurred_at')"
         )
 
     def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:
@@ -297,12 +307,12 @@ class _PostgresEvents(EventsJob):
             # Rows of a load that cannot complete would make their events look loaded.
             cursor.execute(self._warehouse.still_held)
             if cursor.fetchone() is None:
-                raise SyncError(LOCK_LOST)
+                raise SyncError(self._warehouse.lock_lost)
             loaded = EVENTS.append(_LOAD_ID)
             # As a stream: dlt would hold a whole file in memory.
             events = pa.RecordBatchReader.from_batches(loaded, self._batches(groups, not_new))
             cursor.adbc_ingest(
-                self.load_table_name, events, mode="append", db_schema_name=RAW_DATASET
+                self.load_table_name, events, mode="append", db_schema_name=self._warehouse.raw
             )
             connection.commit()
 

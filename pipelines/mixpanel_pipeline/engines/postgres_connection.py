@@ -11,12 +11,12 @@ from dlt.common.configuration import configspec, resolve_configuration
 from dlt.common.typing import TSecretStrValue
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
-from mixpanel_pipeline.project import DBT_PROJECT, MART_SCHEMA, RAW_DATASET
+from mixpanel_pipeline.engines.schemas import Schemas
+from mixpanel_pipeline.project import DBT_PROJECT
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 # MERGE: https://www.postgresql.org/docs/release/15.0/
 _MINIMUM_VERSION = 15
-_STAGING_DATASET = f"{RAW_DATASET}_staging"
 _RAW_TABLES = [
     "built",
     "dataset",
@@ -209,13 +209,14 @@ def check_rights(cursor: Any, schemas: list[str], tables: dict[str, list[str]]) 
         )
 
 
-def check_rights_to_load(cursor: Any) -> None:
+def check_rights_to_load(cursor: Any, schemas: Schemas) -> None:
     """`check_rights` of the raw dataset."""
-    schemas = [RAW_DATASET, _STAGING_DATASET]
-    check_rights(cursor, schemas, dict.fromkeys(schemas, _RAW_TABLES))
+    written = [schemas.dataset_name, schemas.staging]
+    check_rights(cursor, written, dict.fromkeys(written, _RAW_TABLES))
 
 
-def check_rights_to_transform(cursor: Any) -> None:
+def check_rights_to_transform(cursor: Any, schemas: Schemas) -> None:
     """`check_rights` of the models."""
     models = [path.stem for path in (DBT_PROJECT / "models").rglob("*.sql")]
-    check_rights(cursor, [MART_SCHEMA], {MART_SCHEMA: [*models, "counted_loads"]})
+    marts = schemas.mart_schema
+    check_rights(cursor, [marts], {marts: [*models, "counted_loads"]})

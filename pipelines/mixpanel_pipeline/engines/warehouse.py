@@ -1,6 +1,7 @@
 """What a database can do for a sync; each engine says how."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -11,11 +12,16 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from mixpanel_pipeline.engines.destination import EventsDestination
+from mixpanel_pipeline.engines.schemas import Schemas
+from mixpanel_pipeline.source.errors import ConfigurationError
 
 DestinationName = Literal["duckdb", "postgres"]
 
 # Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
 KEYS_MEMORY = "100MB"
+
+# The dataset that a view reads.
+_LOADS = re.compile(r'(\w+)"?\."?_dlt_loads\b')
 
 
 class Warehouse(ABC):
@@ -26,6 +32,7 @@ class Warehouse(ABC):
     """Whether text and JSON can hold NUL characters."""
     placeholder: str
     """What stands for a parameter in the driver's SQL."""
+    schemas: Schemas
 
     @property
     @abstractmethod
@@ -40,7 +47,7 @@ class Warehouse(ABC):
     @property
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """The variables from which dbt's profile reads the same connection."""
+        """The variables from which dbt reads the same connection and schemas."""
 
     @abstractmethod
     def connect(self) -> Any:
@@ -62,7 +69,8 @@ class Warehouse(ABC):
 
         Raises:
             AnotherSyncIsRunning: Somebody else holds it.
-            ConfigurationError: A sync cannot be right in this database, or lacks rights there.
+            ConfigurationError: A sync cannot be right in this database or these schemas, or lacks
+                rights there.
         """
 
     @abstractmethod
@@ -99,8 +107,58 @@ class Warehouse(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A name for the database that can be a file's name."""
-        return hashlib.sha256(self.location.encode()).hexdigest()[:16]
+        """A name for the raw dataset, wherever it is, that can be a file's name."""
+        dataset = self.schemas.dataset_name
+        # The default has the name that it had when there was no other.
+        named = "" if dataset == Schemas.dataset_name else f" {dataset}"
+        return hashlib.sha256(f"{self.location}{named}".encode()).hexdigest()[:16]
+
+    @property
+    def raw(self) -> str:
+        """The raw dataset's schema."""
+        return self.schemas.dataset_name
+
+    @property
+    def marts(self) -> str:
+        """The models' schema."""
+        return self.schemas.mart_schema
+
+    def check_schemas(self) -> None:
+        """Make sure that the schemas are not those of another dataset.
+
+        Raises:
+            ConfigurationError: One of them is.
+        """
+        found = self.rows(
+            "select table_schema from information_schema.tables "
+            "where (table_schema = %s and table_name = '_dlt_loads') "
+            "or (table_schema = %s and table_name = 'counted_loads')",
+            [self.marts, self.raw],
+        )
+        for (schema,) in found:
+            key, holds = (
+                ("mart_schema", "raw events")
+                if schema == self.marts
+                else ("dataset_name", "counts")
+            )
+            raise ConfigurationError(
+                f"sources.mixpanel.{key} is {schema!r}, but in {self.location} that schema holds "
+                f"{holds}. Nothing was changed; give it another name."
+            )
+        views = self.rows(
+            "select view_definition from information_schema.views "
+            "where table_schema = %s and table_name = 'stg_mixpanel__events'",
+            [self.marts],
+        )
+        # Its own owner alone sees a view's definition.
+        read = {name for (view,) in views for name in _LOADS.findall(view or "")}
+        if read and self.raw not in read:
+            raise ConfigurationError(
+                f"sources.mixpanel.mart_schema is {self.marts!r}, but in {self.location} that "
+                f"schema counts the events of {', '.join(sorted(read))}, and dataset_name is "
+                f"{self.raw!r}. Nothing was changed; set another mart_schema, or drop that one if "
+                "its counts are no longer wanted."
+            )
 
     def rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """What `query` returns; each %s in it stands for a parameter."""

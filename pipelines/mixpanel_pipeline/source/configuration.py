@@ -71,6 +71,12 @@ class MixpanelConfiguration(BaseConfiguration):
     """The time zone in which Mixpanel's reports count days; that of exports if it is not given."""
     audit_after_sync: int = 0
     """How many days each sync compares with Mixpanel's own counts, and repairs; 0 for none."""
+    dataset_name: str | None = None
+    """What the raw dataset is called; see `Schemas`, which reads it."""
+    mart_schema: str | None = None
+    """What the models' schema is called; see `Schemas`, which reads it."""
+    state_directory: str | None = None
+    """Where working files go; see `state_directory`, which reads it."""
 
     @property
     def host(self) -> str:

@@ -12,7 +12,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT
-from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source.client import EventCounts, batches
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.window import Window, last_day
@@ -217,7 +216,7 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
     later by the calendar day instead of the time. What is renamed for a hot shard is counted
     there under another name.
     """
-    if not run.warehouse.has_table(RAW_DATASET, "events"):
+    if not run.warehouse.has_table(run.warehouse.raw, "events"):
         return {}
     days = " union all ".join(
         f"select date '{day}' as day, timestamp with time zone '{since.isoformat()}' as since, "
@@ -229,12 +228,12 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
         with days as ({days}),
         found as (
             select days.day, events.event, events.distinct_id, events.insert_id, events.event_key
-            from {RAW_DATASET}.events as events
+            from {run.warehouse.raw}.events as events
             inner join days on events.occurred_at >= days.since and events.occurred_at < days.until
             where events.occurred_at >= (select min(since) from days)
                 and events.occurred_at < (select max(until) from days)
                 and events._dlt_load_id in (
-                    select load_id from {RAW_DATASET}._dlt_loads where status = 0
+                    select load_id from {run.warehouse.raw}._dlt_loads where status = 0
                 )
                 and {run.warehouse.is_missing("events.properties", "mp_original_event_name")}
         )

@@ -15,13 +15,7 @@ from pathlib import Path
 
 from mixpanel_pipeline import project
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.project import MART_SCHEMA, RAW_DATASET
 
-_BUILT = f"{RAW_DATASET}.built"
-_COUNTED = f"{MART_SCHEMA}.counted_loads"
-_COMPLETED = (
-    f"select load_id from {RAW_DATASET}._dlt_loads where schema_name = 'mixpanel' and status = 0"
-)
 # What the tests find that nothing here does, as a row that somebody changed by hand, they find
 # within a day.
 _TESTED_AGAIN_AFTER = timedelta(days=1)
@@ -38,9 +32,9 @@ def is_built(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> b
         arguments: What dbt would be called with.
         now: The current instant.
     """
-    if not (warehouse.has_table(RAW_DATASET, "built") and _has_models(warehouse)):
+    if not (warehouse.has_table(warehouse.raw, "built") and _has_models(warehouse)):
         return False
-    found = warehouse.rows(f"select fingerprint, state, built_at from {_BUILT}")
+    found = warehouse.rows(f"select fingerprint, state, built_at from {warehouse.raw}.built")
     if len(found) != 1:
         return False
     fingerprint, state, built_at = found[0]
@@ -54,8 +48,8 @@ def is_built(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> b
 
 def forget_build(warehouse: Warehouse) -> None:
     """Say that the models are being built: until `keep_build` they are not known to be."""
-    if warehouse.has_table(RAW_DATASET, "built"):
-        warehouse.execute(f"delete from {_BUILT}")
+    if warehouse.has_table(warehouse.raw, "built"):
+        warehouse.execute(f"delete from {warehouse.raw}.built")
 
 
 def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> None:
@@ -63,26 +57,34 @@ def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) ->
     if not _has_models(warehouse):
         return
     warehouse.execute(
-        f"create table if not exists {_BUILT} (fingerprint text not null, state text not null, "
+        f"create table if not exists {warehouse.raw}.built "
+        "(fingerprint text not null, state text not null, "
         "built_at timestamp with time zone not null)"
     )
     warehouse.execute(
-        f"insert into {_BUILT} values (%s, %s, %s)",
+        f"insert into {warehouse.raw}.built values (%s, %s, %s)",
         [_fingerprint(arguments), _state(warehouse), now],
     )
 
 
 def _has_models(warehouse: Warehouse) -> bool:
-    return all(warehouse.has_table(MART_SCHEMA, name) for name in ("counted_loads", "subscribers"))
+    return all(
+        warehouse.has_table(warehouse.marts, name) for name in ("counted_loads", "subscribers")
+    )
 
 
 def _has_loads_to_count(warehouse: Warehouse) -> bool:
     """Whether a load with events is not counted, or a counted one no longer there."""
+    counted = f"{warehouse.marts}.counted_loads"
+    completed = (
+        f"select load_id from {warehouse.raw}._dlt_loads "
+        "where schema_name = 'mixpanel' and status = 0"
+    )
     return bool(
         warehouse.value(
-            f"select exists (select 1 from {_COUNTED} where load_id not in ({_COMPLETED})) "
-            f"or exists (select 1 from {RAW_DATASET}.events where _dlt_load_id in "
-            f"({_COMPLETED} and load_id not in (select load_id from {_COUNTED} "
+            f"select exists (select 1 from {counted} where load_id not in ({completed})) "
+            f"or exists (select 1 from {warehouse.raw}.events where _dlt_load_id in "
+            f"({completed} and load_id not in (select load_id from {counted} "
             "where model = 'subscribers')))"
         )
     )
@@ -114,18 +116,19 @@ def _state(warehouse: Warehouse) -> str:
     """What a build leaves: who counted which loads and when, how many rows, and the relations."""
     counted = warehouse.rows(
         f"select model, count(*), min(counted_at), max(counted_at), max(load_id), "
-        f"min(definition_hash), max(definition_hash) from {_COUNTED} group by model order by model"
+        f"min(definition_hash), max(definition_hash) "
+        f"from {warehouse.marts}.counted_loads group by model order by model"
     )
-    subscribers = warehouse.value(f"select count(*) from {MART_SCHEMA}.subscribers")
+    subscribers = warehouse.value(f"select count(*) from {warehouse.marts}.subscribers")
     views = warehouse.rows(
         "select table_name, view_definition from information_schema.views "
         "where table_schema = %s order by table_name",
-        [MART_SCHEMA],
+        [warehouse.marts],
     )
     columns = warehouse.rows(
         "select table_name, column_name, data_type from information_schema.columns "
         "where table_schema = %s order by table_name, column_name",
-        [MART_SCHEMA],
+        [warehouse.marts],
     )
     left = json.dumps([counted, subscribers, views, columns], default=datetime.isoformat)
     return hashlib.sha256(left.encode()).hexdigest()

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import date
 
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source.window import Window
 
 # A run enters the days it has loaded after it committed them, so a crash claims too little.
 # What an audit loads again are single days, and not all between them.
-_RUNS = f"""
+_RUNS = """
     select
         event_names,
         from_date,
@@ -19,7 +18,7 @@ _RUNS = f"""
         by_arrival
     from (
         select *, mode = 'incremental' and cursor_column = 'processed_at' as by_arrival
-        from {RAW_DATASET}.sync_runs
+        from {raw}.sync_runs
         where mode <> 'audit' and event_names is not null and loaded_to_date is not null
     ) as runs
     order by id
@@ -57,7 +56,7 @@ def missing(warehouse: Warehouse, names: Sequence[str] | None) -> Missing | None
     """
     wanted: list[str | None] = [None] if names is None else list(names)
     lacking: dict[str | None, set[date]] = {name: set() for name in wanted}
-    for described, first, last, by_arrival in warehouse.rows(_RUNS):
+    for described, first, last, by_arrival in warehouse.rows(_RUNS.format(raw=warehouse.raw)):
         if first > last:
             continue
         asked = None if described == "all" else json.loads(described)

@@ -1,13 +1,11 @@
-"""`mixpanel_raw.dataset`: what the raw dataset was loaded with, and so has to be loaded with."""
+"""The table `dataset`: what the raw dataset was loaded with, and so has to be loaded with."""
 
 from dataclasses import dataclass
 
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import ConfigurationError
 
-_TABLE = f"{RAW_DATASET}.dataset"
 # Events of two projects, or of two clocks, would be counted as if they were one's.
 _SETTINGS = ("project_id", "timezone", "region")
 
@@ -28,10 +26,10 @@ class Dataset:
             ConfigurationError: One of them is not what the events were loaded with.
         """
         configured = {name: getattr(self.settings, name) for name in _SETTINGS}
-        if not self.warehouse.has_table(RAW_DATASET, "dataset"):
+        if not self.warehouse.has_table(self.warehouse.raw, "dataset"):
             columns = ", ".join(f"{name} text" for name in _SETTINGS)
-            self.warehouse.execute(f"create table {_TABLE} ({columns})")
-        found = self.warehouse.rows(f"select {', '.join(_SETTINGS)} from {_TABLE}")
+            self.warehouse.execute(f"create table {self._table} ({columns})")
+        found = self.warehouse.rows(f"select {', '.join(_SETTINGS)} from {self._table}")
         recorded = dict(zip(_SETTINGS, found[0], strict=True)) if found else {}
         changed = [
             name
@@ -45,15 +43,19 @@ class Dataset:
         if known != recorded:
             self._record(known)
 
+    @property
+    def _table(self) -> str:
+        return f"{self.warehouse.raw}.dataset"
+
     def _has_events(self) -> bool:
-        return self.warehouse.has_table(RAW_DATASET, "events") and bool(
-            self.warehouse.rows(f"select 1 from {RAW_DATASET}.events limit 1")
+        return self.warehouse.has_table(self.warehouse.raw, "events") and bool(
+            self.warehouse.rows(f"select 1 from {self.warehouse.raw}.events limit 1")
         )
 
     def _record(self, settings: dict[str, str | None]) -> None:
-        self.warehouse.execute(f"delete from {_TABLE}")
+        self.warehouse.execute(f"delete from {self._table}")
         self.warehouse.execute(
-            f"insert into {_TABLE} ({', '.join(_SETTINGS)}) "
+            f"insert into {self._table} ({', '.join(_SETTINGS)}) "
             f"values ({', '.join(['%s'] * len(_SETTINGS))})",
             list(settings.values()),
         )
@@ -63,7 +65,8 @@ class Dataset:
             f"sources.mixpanel.{name} is {getattr(self.settings, name)!r}, but the events in "
             f"{self.warehouse.location} were loaded with {recorded!r}, and the two cannot be "
             "counted together. Nothing was requested or changed. If it was changed by mistake, put "
-            f"it back to {recorded!r}; if not, load into a new, empty database "
-            f"(destination.{self.warehouse.name}.credentials): its first sync loads "
+            f"it back to {recorded!r}; if not, load into new schemas "
+            "(sources.mixpanel.dataset_name and mart_schema) or a new database "
+            f"(destination.{self.warehouse.name}.credentials): the first sync there loads "
             "initial_window_days, and what is older is loaded with --from-date and --to-date."
         )

@@ -8,13 +8,12 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import dlt
-from dlt.common.runtime import run_context, signals
+from dlt.common.runtime import signals
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
-from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source import Mode, mixpanel
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient
@@ -34,7 +33,7 @@ from mixpanel_pipeline.source.window import (
 from mixpanel_pipeline.sync.dlt_settings import only_ours
 from mixpanel_pipeline.sync.new_events import NewEvents
 from mixpanel_pipeline.sync.state import PIPELINE, Watermark, restored, watermark_of
-from mixpanel_pipeline.sync.working_directory import working_directory
+from mixpanel_pipeline.sync.working_directory import state_directory, working_directory
 
 
 @dataclass
@@ -81,6 +80,9 @@ class Loader:
         now: The current instant, with a time zone.
         loaded: Filled in with what was loaded.
         committed: Called after each commit.
+
+    Raises:
+        ConfigurationError: The state folder cannot be written.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Loader:
         committed: Callable[[], None],
     ) -> None:
         self._warehouse = warehouse
+        self._parent = state_directory("pipelines")
         self._destination = warehouse.destination
         self._new_events = NewEvents(warehouse)
         self._destination.new_events = self._new_events
@@ -312,16 +315,15 @@ class Loader:
         """
         # The destination alone says what was loaded. Working files of a run that died are of no
         # use: dlt would finish that run's load first and leave the new answer unread.
-        parent = Path(run_context.active().data_dir) / "pipelines"
         name = f"mixpanel-{self._warehouse.fingerprint}"
-        with working_directory(parent, name) as directory:
+        with working_directory(self._parent, name) as directory:
             spool = directory / "spool"
             spool.mkdir()
             try:
                 pipeline = dlt.pipeline(
                     PIPELINE,
                     destination=self._destination,
-                    dataset_name=RAW_DATASET,
+                    dataset_name=self._warehouse.raw,
                     pipelines_dir=str(directory),
                 )
                 with self._warehouse.kept_open():

@@ -16,10 +16,6 @@ import pyarrow as pa
 from mixpanel_pipeline.engines.positions import row_groups, view_delivered
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse
 from mixpanel_pipeline.events.decoding import EVENTS
-from mixpanel_pipeline.project import RAW_DATASET
-
-_BEGUN = f"{RAW_DATASET}.loads_begun"
-_COMPLETED = f"select load_id from {RAW_DATASET}._dlt_loads where status = 0"
 
 # Of several copies in one answer the last one processed stays. Of those in several answers, as if
 # each were committed alone, one of the first.
@@ -40,18 +36,18 @@ _COPIES = """
 """
 # A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
 # the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
-_LOADED = f"""
+_LOADED = """
     select position
     from delivered
     where exists (
         select 1
-        from {RAW_DATASET}.events as events
+        from {raw}.events as events
         where
             events.event_key = delivered.event_key
             and events.occurred_at
-                >= timestamp with time zone '{{earliest}}' - interval '2 days'
+                >= timestamp with time zone '{earliest}' - interval '2 days'
             and events.occurred_at
-                <= timestamp with time zone '{{latest}}' + interval '2 days'
+                <= timestamp with time zone '{latest}' + interval '2 days'
     )
 """
 
@@ -65,35 +61,37 @@ class NewEvents:
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
+        self._begun = f"{warehouse.raw}.loads_begun"
 
     def remove_unfinished(self) -> None:
         """Remove what loads that did not complete left among the events."""
-        warehouse = self._warehouse
-        has_events = warehouse.has_table(RAW_DATASET, "events")
-        if not warehouse.has_table(RAW_DATASET, "loads_begun"):
+        warehouse, raw = self._warehouse, self._warehouse.raw
+        completed = f"select load_id from {raw}._dlt_loads where status = 0"
+        has_events = warehouse.has_table(raw, "events")
+        if not warehouse.has_table(raw, "loads_begun"):
             # Earlier versions did not record what they began.
             if has_events:
-                everything = f"delete from {RAW_DATASET}.events where _dlt_load_id not in "
-                warehouse.execute_held([(f"{everything}({_COMPLETED})", [])])
-            warehouse.execute(f"create table {_BEGUN} (load_id text primary key)")
+                everything = f"delete from {raw}.events where _dlt_load_id not in "
+                warehouse.execute_held([(f"{everything}({completed})", [])])
+            warehouse.execute(f"create table {self._begun} (load_id text primary key)")
             return
-        begun = warehouse.rows(f"select load_id from {_BEGUN}")
+        begun = warehouse.rows(f"select load_id from {self._begun}")
         if not begun:
             return
         unfinished = has_events and warehouse.rows(
-            f"select load_id from {_BEGUN} where load_id not in ({_COMPLETED})"
+            f"select load_id from {self._begun} where load_id not in ({completed})"
         )
         warehouse.execute_held(
             [
-                (f"delete from {RAW_DATASET}.events where _dlt_load_id = %s", [load_id])
+                (f"delete from {raw}.events where _dlt_load_id = %s", [load_id])
                 for (load_id,) in unfinished or []
             ]
-            + [(f"delete from {_BEGUN} where load_id = %s", [load_id]) for (load_id,) in begun]
+            + [(f"delete from {self._begun} where load_id = %s", [load_id]) for (load_id,) in begun]
         )
 
     def begin(self, load_id: str) -> None:
         """Record that a load writes events from now on: they count once it is completed."""
-        self._warehouse.execute(f"insert into {_BEGUN} values (%s)", [load_id])
+        self._warehouse.execute(f"insert into {self._begun} values (%s)", [load_id])
 
     def count(self, load_ids: Sequence[str], lookback: timedelta) -> tuple[int, int]:
         """How many events some loads wrote, and how many of those came later than the lookback."""
@@ -102,8 +100,8 @@ class NewEvents:
         places = ", ".join("%s" for _ in load_ids)
         late = f"processed_at - occurred_at > interval '{lookback.total_seconds()} seconds'"
         ((new, is_late),) = self._warehouse.rows(
-            f"select count(*), count(case when {late} then 1 end) from {RAW_DATASET}.events "
-            f"where _dlt_load_id in ({places})",
+            f"select count(*), count(case when {late} then 1 end) "
+            f"from {self._warehouse.raw}.events where _dlt_load_id in ({places})",
             load_ids,
         )
         return new, is_late
@@ -118,12 +116,14 @@ class NewEvents:
         if not groups:
             return pa.array([], pa.int64())
         copies = _copies(delivered)
-        if not self._warehouse.has_table(RAW_DATASET, "events"):
+        if not self._warehouse.has_table(self._warehouse.raw, "events"):
             return copies.sort()
         column = EVENTS.get_field_index("occurred_at")
         times = [group.metadata.column(column).statistics for group in groups]
         earliest, latest = min(time.min for time in times), max(time.max for time in times)
-        query = _LOADED.format(earliest=earliest.isoformat(), latest=latest.isoformat())
+        query = _LOADED.format(
+            raw=self._warehouse.raw, earliest=earliest.isoformat(), latest=latest.isoformat()
+        )
         loaded = self._warehouse.query_delivered(delivered, query)
         return pa.concat_arrays([copies, loaded]).unique().sort()
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.project import MART_SCHEMA
 from mixpanel_pipeline.sync.transform import call_dbt, in_one_line
 
 EVENTS = "stg_mixpanel__events"
@@ -44,16 +43,16 @@ def remove_events(warehouse: Warehouse, condition: str, *, dry_run: bool = False
         SyncError: There is nothing to remove from, or nothing was removed because of an error.
     """
     with warehouse.lock():
-        if not warehouse.has_table(MART_SCHEMA, EVENTS):
+        if not warehouse.has_table(warehouse.marts, EVENTS):
             raise SyncError(
-                f"There is no {MART_SCHEMA}.{EVENTS} to find events in. Build the models first: "
-                "python pipelines/run.py --skip-load"
+                f"There is no {warehouse.marts}.{EVENTS} to find events in. Build the models "
+                "first: python pipelines/run.py --skip-load"
             )
         with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
             # No parameters: a % of the condition is its own.
             cursor.execute(
                 "select count(*), count(distinct subscriber_id) "
-                f"from {MART_SCHEMA}.{EVENTS} where ({condition})"
+                f"from {warehouse.marts}.{EVENTS} where ({condition})"
             )
             events, subscribers = cursor.fetchone()
         if dry_run or not events:

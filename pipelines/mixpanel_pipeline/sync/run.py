@@ -14,7 +14,6 @@ from mixpanel_pipeline import interruption
 from mixpanel_pipeline.declaration import tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
-from mixpanel_pipeline.project import MART_SCHEMA
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
@@ -92,8 +91,8 @@ class Run:
         """Take the steps under the lock; then the summary, and the run's row, say how it went.
 
         Raises:
-            ConfigurationError: There are no events to ask for, or the settings are not those that
-                the dataset was loaded with.
+            ConfigurationError: There are no events to ask for, the settings are not those that the
+                dataset was loaded with, or its schemas or the state folder cannot be used.
         """
         if self._settings is not None:
             _ = self.events
@@ -194,9 +193,9 @@ class Run:
         )
 
     def _count_subscribers(self) -> None:
-        if self.warehouse.has_table(MART_SCHEMA, "subscribers"):
+        if self.warehouse.has_table(self.warehouse.marts, "subscribers"):
             self.summary.subscribers = self.warehouse.value(
-                f"select count(*) from {MART_SCHEMA}.subscribers"
+                f"select count(*) from {self.warehouse.marts}.subscribers"
             )
 
     def _fail(self, error: BaseException) -> None:
@@ -277,7 +276,7 @@ class Run:
 
     def _note(self) -> None:
         """Leave it to the next run to enter what became of this one; the summary tells it now."""
-        with suppress(OSError):
+        with suppress(OSError, ConfigurationError):
             self._runs.note(self._id, self.now, self.summary.mode, **self._outcome())
 
     def _outcome(self) -> dict[str, object]:

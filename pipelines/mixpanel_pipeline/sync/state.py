@@ -11,7 +11,6 @@ from dlt.common.versioned_state import decompress_state
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.project import RAW_DATASET
 from mixpanel_pipeline.source.plan import Cursor
 from mixpanel_pipeline.source.window import parse_instant
 
@@ -19,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 PIPELINE = "mixpanel"
 
-_STATES = f"{RAW_DATASET}._dlt_pipeline_state"
-_SET_ASIDE = f"{RAW_DATASET}._dlt_pipeline_state_unreadable"
+_STATES = "_dlt_pipeline_state"
+_SET_ASIDE = "_dlt_pipeline_state_unreadable"
 _COLUMNS = "version, engine_version, pipeline_name, state, created_at, version_hash, _dlt_load_id"
 _DLT_NEEDS = {
     "_state_version",
@@ -84,11 +83,11 @@ def watermark_of(pipeline: dlt.Pipeline) -> Watermark | None:
 
 def _stored_is_readable(warehouse: Warehouse) -> bool:
     """Whether the state that dlt restores can be decoded; also when there is none."""
-    if not warehouse.has_table(RAW_DATASET, "_dlt_pipeline_state"):
+    if not warehouse.has_table(warehouse.raw, _STATES):
         return True
     stored = warehouse.rows(
-        f"select state from {_STATES} as states "
-        f"inner join {RAW_DATASET}._dlt_loads as loads on loads.load_id = states._dlt_load_id "
+        f"select state from {warehouse.raw}.{_STATES} as states "
+        f"inner join {warehouse.raw}._dlt_loads as loads on loads.load_id = states._dlt_load_id "
         "where states.pipeline_name = %s and loads.status = 0 order by loads.load_id desc limit 1",
         [PIPELINE],
     )
@@ -126,16 +125,17 @@ def _of_events(state: Any) -> dict[str, Any]:
 
 def _set_aside(warehouse: Warehouse, now: datetime) -> None:
     """Keep the stored states where dlt does not find them."""
+    states, kept = f"{warehouse.raw}.{_STATES}", f"{warehouse.raw}.{_SET_ASIDE}"
     logger.warning(
-        "The watermark cannot be read: it is kept in %s, and days are loaded again.", _SET_ASIDE
+        "The watermark cannot be read: it is kept in %s, and days are loaded again.", kept
     )
     warehouse.execute(
-        f"create table if not exists {_SET_ASIDE} as select {_COLUMNS}, "
-        f"cast(null as timestamp with time zone) as set_aside_at from {_STATES} where 1 = 0"
+        f"create table if not exists {kept} as select {_COLUMNS}, "
+        f"cast(null as timestamp with time zone) as set_aside_at from {states} where 1 = 0"
     )
     warehouse.execute(
-        f"insert into {_SET_ASIDE} ({_COLUMNS}, set_aside_at) "
-        f"select {_COLUMNS}, %s from {_STATES} where pipeline_name = %s",
+        f"insert into {kept} ({_COLUMNS}, set_aside_at) "
+        f"select {_COLUMNS}, %s from {states} where pipeline_name = %s",
         [now, PIPELINE],
     )
-    warehouse.execute(f"delete from {_STATES} where pipeline_name = %s", [PIPELINE])
+    warehouse.execute(f"delete from {states} where pipeline_name = %s", [PIPELINE])

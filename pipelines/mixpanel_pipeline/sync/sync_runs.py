@@ -1,4 +1,4 @@
-"""`mixpanel_raw.sync_runs`: what every sync did, kept beside the events."""
+"""The table `sync_runs`: what every sync did, kept beside the events."""
 
 import json
 import time
@@ -9,13 +9,10 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dlt.common.runtime import run_context
-
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.project import RAW_DATASET, version
+from mixpanel_pipeline.project import version
 from mixpanel_pipeline.source.window import Window
-
-TABLE = f"{RAW_DATASET}.sync_runs"
+from mixpanel_pipeline.sync.working_directory import state_directory
 
 _COLUMNS = {
     "id": "text primary key",
@@ -61,20 +58,25 @@ class SyncRuns:
 
     warehouse: Warehouse
 
+    @property
+    def _table(self) -> str:
+        return f"{self.warehouse.raw}.sync_runs"
+
     def start(self, now: datetime, mode: str) -> str:
         """Enter a run and return its id; create the table, or the columns it lacks, before."""
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-        self.warehouse.create_schema(RAW_DATASET)
-        self.warehouse.execute(f"create table if not exists {TABLE} ({columns})")
+        self.warehouse.create_schema(self.warehouse.raw)
+        self.warehouse.execute(f"create table if not exists {self._table} ({columns})")
         self._add_missing_columns()
         self._enter_noted()
         self.warehouse.execute(
-            f"update {TABLE} set status = 'failed', error = %s where status = 'running'", [_DIED]
+            f"update {self._table} set status = 'failed', error = %s where status = 'running'",
+            [_DIED],
         )
         # Sorts by time, like dlt's ids of loads.
         run_id = f"{time.time():.6f}"
         self.warehouse.execute(
-            f"insert into {TABLE} (id, started_at, status, mode, destination, version) "
+            f"insert into {self._table} (id, started_at, status, mode, destination, version) "
             "values (%s, %s, 'running', %s, %s, %s)",
             [run_id, now, mode, self.warehouse.name, version()],
         )
@@ -85,6 +87,7 @@ class SyncRuns:
 
         Raises:
             OSError: The file cannot be written.
+            ConfigurationError: Nor can its folder.
         """
         row = {
             "id": run_id or f"{time.time():.6f}",
@@ -94,14 +97,12 @@ class SyncRuns:
             "version": version(),
             **outcome,
         }
-        self._notes.parent.mkdir(parents=True, exist_ok=True)
         with self._notes.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, default=datetime.isoformat) + "\n")
 
     @property
     def _notes(self) -> Path:
-        directory = Path(run_context.active().data_dir) / "pipelines"
-        return directory / f"mixpanel-{self.warehouse.fingerprint}-runs.jsonl"
+        return state_directory("pipelines") / f"mixpanel-{self.warehouse.fingerprint}-runs.jsonl"
 
     def _enter_noted(self) -> None:
         if not self._notes.exists():
@@ -112,30 +113,30 @@ class SyncRuns:
                 row = json.loads(line)
                 names, places = ", ".join(row), ", ".join(["%s"] * len(row))
                 self.warehouse.execute(
-                    f"insert into {TABLE} ({names}) values ({places}) on conflict (id) do update "
-                    "set status = excluded.status, error = excluded.error, "
-                    "finished_at = excluded.finished_at",
+                    f"insert into {self._table} ({names}) values ({places}) "
+                    "on conflict (id) do update set status = excluded.status, "
+                    "error = excluded.error, finished_at = excluded.finished_at",
                     list(row.values()),
                 )
         self._notes.unlink()
 
     def _add_missing_columns(self) -> None:
-        existing = self.warehouse.columns(RAW_DATASET, "sync_runs")
+        existing = self.warehouse.columns(self.warehouse.raw, "sync_runs")
         for name in _COLUMNS.keys() - existing:
             kind = _COLUMNS[name].removesuffix(" not null")
-            self.warehouse.execute(f"alter table {TABLE} add column {name} {kind}")
+            self.warehouse.execute(f"alter table {self._table} add column {name} {kind}")
 
     def update(self, run_id: str, **values: Any) -> None:
         """Set columns of a run's row."""
         assignments = ", ".join(f"{name} = %s" for name in values)
         self.warehouse.execute(
-            f"update {TABLE} set {assignments} where id = %s", [*values.values(), run_id]
+            f"update {self._table} set {assignments} where id = %s", [*values.values(), run_id]
         )
 
     def requests_ago(self, now: datetime) -> list[float]:
         """How many seconds before `now` each request of the last hour was sent, about."""
         found = self.warehouse.rows(
-            f"select started_at, coalesce(finished_at, started_at), requests from {TABLE} "
+            f"select started_at, coalesce(finished_at, started_at), requests from {self._table} "
             "where coalesce(finished_at, started_at) between %s and %s and requests > 0",
             [now - _HOUR, now],
         )
@@ -148,7 +149,7 @@ class SyncRuns:
     def last_watermark(self) -> datetime | None:
         """The watermark as the last run left it that knew one."""
         found = self.warehouse.rows(
-            f"select watermark_after from {TABLE} where watermark_after is not null "
+            f"select watermark_after from {self._table} where watermark_after is not null "
             "order by id desc limit 1"
         )
         return found[0][0] if found else None
@@ -156,7 +157,7 @@ class SyncRuns:
     def progress_of(self, backfill: Window, event_names: str, now: datetime) -> date | None:
         """The last day that this backfill has committed, if its last run lately did not finish."""
         found = self.warehouse.rows(
-            f"select status, loaded_to_date from {TABLE} "
+            f"select status, loaded_to_date from {self._table} "
             "where mode = 'backfill' and from_date = %s and to_date = %s and event_names = %s "
             "and started_at > %s order by id desc limit 1",
             [backfill.from_date, backfill.to_date, event_names, now - _PROGRESS_LASTS],

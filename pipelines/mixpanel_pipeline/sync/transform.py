@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlt.common.runtime import run_context
-
 from mixpanel_pipeline import interruption
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.project import DBT_PROJECT
 from mixpanel_pipeline.sync.progress import Progress
+from mixpanel_pipeline.sync.working_directory import state_directory
 
 
 def transform(
@@ -73,14 +72,20 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
 def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
     """Where dbt keeps what it parsed, and where its logs go.
 
-    `DBT_TARGET_PATH` and `DBT_LOG_PATH` say otherwise than beside dlt's own files: the checkout
-    may be read-only.
+    `DBT_TARGET_PATH` and `DBT_LOG_PATH` say otherwise than in the state folder: the checkout may be
+    read-only.
+
+    Raises:
+        ConfigurationError: The state folder cannot be written.
     """
-    # What is parsed is of one project, with one database's name in it.
-    project = hashlib.sha256(str(DBT_PROJECT).encode()).hexdigest()[:8]
-    state = Path(run_context.active().data_dir) / "dbt" / f"{project}-{warehouse.fingerprint}"
-    target = os.environ.get("DBT_TARGET_PATH") or state / "target"
-    logs = os.environ.get("DBT_LOG_PATH") or state / "logs"
+    target, logs = os.environ.get("DBT_TARGET_PATH"), os.environ.get("DBT_LOG_PATH")
+    if not (target and logs):
+        # What is parsed is of one project, with the names of one database and its schemas in it:
+        # of others, dbt would parse it anew.
+        parsed = f"{DBT_PROJECT}\n{warehouse.marts}"
+        name = f"{hashlib.sha256(parsed.encode()).hexdigest()[:8]}-{warehouse.fingerprint}"
+        state = state_directory("dbt") / name
+        target, logs = target or str(state / "target"), logs or str(state / "logs")
     return Path(target).absolute(), Path(logs).absolute()
 
 

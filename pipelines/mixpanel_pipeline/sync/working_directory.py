@@ -1,4 +1,4 @@
-"""A directory for a run's files, which no other run touches while its process lives."""
+"""Where a run keeps its files: in the state folder, in a directory that no other run touches."""
 
 import fcntl
 import os
@@ -7,6 +7,39 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import dlt
+from dlt.common.runtime import run_context
+
+from mixpanel_pipeline.project import ROOT
+from mixpanel_pipeline.source.errors import ConfigurationError
+
+
+def state_directory(name: str) -> Path:
+    """A directory in the state folder: what is called so, created if it is not there.
+
+    The folder is `sources.mixpanel.state_directory`, by default dlt's own. Events pass through it,
+    so what is created is for this user alone.
+
+    Raises:
+        ConfigurationError: This user may not write there.
+    """
+    configured = dlt.config.get("sources.mixpanel.state_directory", str)
+    default = Path(run_context.active().data_dir)
+    folder = (ROOT / Path(configured).expanduser()) if configured else default
+    directory = folder / name
+    try:
+        for path in (folder, directory):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Only creating a file tells: rights are not all that a file system can refuse by.
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"The state folder {folder} cannot be written: {error.strerror}. Set "
+            "sources.mixpanel.state_directory to a folder that this user may write, like "
+            "/var/lib/mixpanel."
+        ) from error
+    return directory
 
 
 @contextmanager
