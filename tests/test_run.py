@@ -165,6 +165,7 @@ def test_wrong_usage(mixpanel, arguments, message):
     [
         ("SOURCES__MIXPANEL__PROJECT_ID", "", "project_id is missing"),
         ("SOURCES__MIXPANEL__REGION", "mars", "region"),
+        ("SOURCES__MIXPANEL__REGOIN", "eu", "the nearest is SOURCES__MIXPANEL__REGION"),
         ("DESTINATION_TYPE", "spark", "it can be duckdb or postgres"),
         ("DESTINATION__DUCKDB__CREDENTIALS", ":memory:", "needs a file"),
         ("DESTINATION__DUCKDB__CREDENTIALS", "mixpanel.duckdb", "cannot be called"),
@@ -180,6 +181,16 @@ def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
     assert list(summary) == [*FIELDS, "error"]
     assert summary["status"] == "failed"
     assert message in summary["error"]
+
+
+def test_a_settings_file_that_is_no_toml_is_told_in_one_line(mixpanel, tmp_path):
+    file = tmp_path / "project" / ".dlt" / "config.toml"
+    file.write_text("[sources.mixpanel]\nregion = \u201ceu\u201d\n", encoding="utf-8")
+    done = run("--json")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"error: {json.loads(done.stdout)['error']}"]
+    assert ".dlt/config.toml, line 2, is no TOML" in done.stderr
+    assert mixpanel.requests == []
 
 
 def test_a_connection_that_is_not_configured_is_said(mixpanel):

@@ -24,6 +24,7 @@ import locale
 import logging
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -56,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         from mixpanel_pipeline.declaration import metrics
+        from mixpanel_pipeline.settings import check_settings
 
+        check_settings()
         metrics()
         if options.command == "demo":
             from mixpanel_pipeline.project import ROOT
@@ -101,11 +104,13 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     _find_settings()
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.remove import remove
+    from mixpanel_pipeline.settings import check_settings
     from mixpanel_pipeline.source.errors import ConfigurationError
 
     # dbt deals with signals itself, and a removal is one transaction.
     interruption.unblock()
     try:
+        check_settings()
         return remove(arguments) if command == "remove" else run_dbt(arguments)
     except KeyboardInterrupt:
         print("error: Interrupted. Nothing was changed.", file=sys.stderr)
@@ -121,9 +126,13 @@ def _report_failure(options: argparse.Namespace, message: str) -> int:
         from mixpanel_pipeline.sync.audit import Audit
 
         return _report_audit(Audit("impossible", error=message), as_json=options.json)
+    from dlt.common.configuration.exceptions import ConfigurationException
+
     from mixpanel_pipeline.engines import configured_destination
 
-    options.destination = options.destination or configured_destination()
+    # What is told may be that no file is readable.
+    with suppress(ConfigurationException, OSError, ValueError):
+        options.destination = options.destination or configured_destination()
     return _report(_failed(options, message), as_json=options.json)
 
 
