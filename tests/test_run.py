@@ -183,6 +183,20 @@ def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
     assert message in summary["error"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [("SERVICE_ACCOUNT_SECRET", "wr0ng-s3cret", "401"), ("PROJECT_ID", "2", "403")],
+)
+def test_what_mixpanel_refuses_is_wrong_configuration(mixpanel, monkeypatch, name, value, status):
+    monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
+    monkeypatch.setenv("SOURCES__MIXPANEL__PARALLEL_DOWNLOADS", "1")
+    done = run("--json")
+    assert done.returncode == 2
+    assert f"Mixpanel answered {status}" in done.stderr
+    assert "wr0ng" not in done.stdout + done.stderr
+    assert json.loads(done.stdout)["status"] == "failed"
+
+
 def test_a_settings_file_that_is_no_toml_is_told_in_one_line(mixpanel, tmp_path):
     file = tmp_path / "project" / ".dlt" / "config.toml"
     file.write_text("[sources.mixpanel]\nregion = \u201ceu\u201d\n", encoding="utf-8")

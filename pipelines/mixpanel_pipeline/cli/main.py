@@ -13,7 +13,7 @@ Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the 
 exit codes:
   0  done, or skipped because another sync is running; audit: equal, or healed
   1  failed; it is always safe to run again; audit: the counts differ
-  2  wrong usage or configuration; audit: not possible
+  2  wrong usage or configuration, also when Mixpanel refuses it; audit: not possible
 """
 
 import argparse
@@ -163,6 +163,8 @@ def _report(summary: Summary, *, as_json: bool) -> int:
         from rich.console import Console
 
         summary.print(Console())
+    if summary.is_misconfigured:
+        return EXIT_USAGE
     return EXIT_FAILED if summary.status == "failed" else 0
 
 
