@@ -183,6 +183,17 @@ def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
     assert message in summary["error"]
 
 
+def test_an_audit_is_printed_where_only_ascii_can_be(server, today, monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", '["Caf\\u00e9 \\u2615"]')
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    properties = {"time": int(today.timestamp()), "distinct_id": "ada", "$insert_id": "1"}
+    server.add([{"event": "Café ☕", "properties": properties}])
+    done = run("audit")
+    assert "Traceback" not in done.stderr
+    assert r"Caf\xe9 \u2615" in done.stdout
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value", "status"),
     [("SERVICE_ACCOUNT_SECRET", "wr0ng-s3cret", "401"), ("PROJECT_ID", "2", "403")],

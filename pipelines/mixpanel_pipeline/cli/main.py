@@ -19,6 +19,7 @@ exit codes:
 import argparse
 import atexit
 import gc
+import io
 import json
 import locale
 import logging
@@ -329,6 +330,9 @@ def run() -> NoReturn:
     # Nearly all that is made is kept to the end, as dbt's manifest is: it is searched for garbage
     # less often than Python would.
     gc.set_threshold(20_000)
+    # What is printed can be Latin-1 or ASCII (PYTHONIOENCODING), and an event's name anything.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main()
     # Python would take its modules apart one by one, a third of a second long, and do so under
     # downloads that still wait for a silent server.
