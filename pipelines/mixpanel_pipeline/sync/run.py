@@ -211,7 +211,7 @@ class Run:
             what = type(error).__name__
             if isinstance(error, duckdb.Error | psycopg2.Error):
                 what = f"{self.warehouse.name} at {self.warehouse.location} failed"
-            said = " ".join(str(error).split())
+            said = self.warehouse.told(error)
             self.summary.error = self.without_secrets(f"{what}: {said} It is safe to run again.")
 
     def without_secrets(self, text: str) -> str:
