@@ -1,6 +1,7 @@
 import pytest
 from dlt.common.runtime import run_context
 
+from mixpanel_pipeline.settings import check_settings
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
 
@@ -84,24 +85,164 @@ def test_events_are_a_word_or_a_list(configure, value, expected):
         pytest.param({}, "no credentials", id="nothing"),
         pytest.param({"service_account_username": "a"}, "service_account_secret", id="half"),
         pytest.param(ACCOUNT | {"project_id": ""}, "project_id is missing", id="no project"),
-        pytest.param(ACCOUNT | {"region": "mars"}, "it can be us, eu, in", id="region"),
+        pytest.param(ACCOUNT | {"region": "mars"}, "it can be us, eu or in", id="region"),
+        pytest.param(ACCOUNT | {"region": "EU"}, "Did you mean eu", id="capitals"),
         pytest.param(ACCOUNT | {"base_url": "localhost"}, "http://", id="base_url"),
+        pytest.param(ACCOUNT | {"base_url": "http://x:port"}, "http://", id="port"),
         pytest.param(ACCOUNT | {"timezone": "Mars/Base"}, "IANA", id="timezone"),
         pytest.param(ACCOUNT | {"timezone": "../x"}, "IANA", id="timezone that is a path"),
+        pytest.param(
+            ACCOUNT | {"timezone": "Europe/Berln"}, "mean Europe/Berlin", id="near timezone"
+        ),
         pytest.param(ACCOUNT | {"end_day": "tomorrow"}, "end_day", id="end_day"),
-        pytest.param(ACCOUNT | {"initial_window_days": "0"}, "at least 1", id="no window"),
-        pytest.param(ACCOUNT | {"initial_window_days": "many"}, "initial_window_days", id="text"),
-        pytest.param(ACCOUNT | {"attempts": "0"}, "at least 1", id="attempts"),
-        pytest.param(ACCOUNT | {"max_wait_minutes": "-1"}, "cannot be negative", id="wait"),
-        pytest.param(ACCOUNT | {"read_timeout_seconds": "0"}, "more than 0", id="timeout"),
-        pytest.param(ACCOUNT | {"lookback_hours": "-1"}, "cannot be negative", id="lookback"),
+        pytest.param(ACCOUNT | {"cursor": "processed"}, "mean processed_at", id="cursor"),
+        pytest.param(ACCOUNT | {"initial_window_days": "0"}, "from 1 to", id="no window"),
+        pytest.param(ACCOUNT | {"initial_window_days": "9999999"}, "to 10000", id="ages"),
+        pytest.param(ACCOUNT | {"initial_window_days": "many"}, "a whole number", id="text"),
+        pytest.param(ACCOUNT | {"lookback_hours": "two"}, "has to be a number", id="words"),
+        pytest.param(ACCOUNT | {"attempts": "0"}, "from 1 to", id="attempts"),
+        pytest.param(ACCOUNT | {"max_wait_minutes": "-1"}, "from 0 to", id="wait"),
+        pytest.param(ACCOUNT | {"read_timeout_seconds": "0"}, "from 0.001", id="timeout"),
+        pytest.param(ACCOUNT | {"lookback_hours": "-1"}, "from 0 to", id="lookback"),
+        pytest.param(ACCOUNT | {"lookback_hours": "nan"}, "from 0 to", id="no number"),
         pytest.param(ACCOUNT | {"events": "some"}, "it can be", id="events"),
         pytest.param(ACCOUNT | {"events": "[]"}, "it can be", id="no events"),
         pytest.param(ACCOUNT | {"events": "[1]"}, "it can be", id="events that are numbers"),
         pytest.param(ACCOUNT | {"events": "[A"}, "not readable", id="events that are not JSON"),
+        pytest.param(
+            ACCOUNT | {"service_account_secret": "\u201cs3cret\u201d"}, "curly", id="curly secret"
+        ),
+        pytest.param(
+            ACCOUNT | {"service_account_secret": "s3cret\u0142"}, "position 7", id="far letter"
+        ),
     ],
 )
 def test_what_is_wrong_is_said(configure, settings, message):
     with pytest.raises(ConfigurationError, match=message) as error:
         configure(**settings)
     assert "s3cret" not in str(error.value)
+
+
+MIXPANEL = '[sources.mixpanel]\nproject_id = 1\nproject_secret = "s3cret"\n'
+POSTGRES = "[destination.postgres.credentials]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MIXPANEL + "regoin = 1", "config.toml, line 4: .*regoin is no .* nearest is region"),
+        (MIXPANEL + "lookback_hour = 1", "nearest is lookback_hours"),
+        (MIXPANEL + "zzz = 1", r"no setting of \[sources.mixpanel\], which has .*region"),
+        (MIXPANEL + 'destination_type = "duckdb"', "line 4: .*at the top"),
+        (
+            '[runtime]\ndestination_type = "duckdb"',
+            "line 2: runtime.destination_.* at the top",
+        ),
+        ('[runtime]\nregion = "eu"', r"belongs under \[sources.mixpanel\]"),
+        ('[runtime]\nlog_levl = "INFO"', "nearest is log_level"),
+        ('destination_typ = "duckdb"', "line 1: .*nearest is destination_type"),
+        ('region = "eu"', r"belongs under \[sources.mixpanel\]"),
+        ('[sources]\nregion = "eu"', r"belongs under \[sources.mixpanel\]"),
+        ("[load]\nattempts = 3", r"belongs under \[sources.mixpanel\]"),
+        ('[mixpanel]\nregion = "eu"', r"write \[sources.mixpanel\]"),
+        ('[source.mixpanel]\nregion = "eu"', r"write \[sources"),
+        ('[sources.mixpannel]\nregion = "eu"', r"line 1: .*write \[sources.mixpanel\]"),
+        ('[destination.postgresql]\ncredentials = "s3cret"', r"write \[destination.postgres\]"),
+        ('[destination.duckdb]\nmemory = "1GB"', "nearest is memory_limit"),
+        (POSTGRES + 'user = "s3cret"', "line 2: .*nearest is username"),
+        (POSTGRES + 'dbname = "s3cret"', "nearest is database"),
+        (POSTGRES + 'sslmode = "require"', "credentials.query"),
+        (MIXPANEL + "region = \u201ceu\u201d", "line 4, is no TOML: .*straight quotes"),
+        (MIXPANEL + 'project_secret = "s3cret"', "line 4, is no TOML"),
+        (MIXPANEL + 'region = "s3cret', "line 4, is no TOML"),
+        (MIXPANEL + "region = s3cret", "line 4, is no TOML"),
+        ("\ufeff" + MIXPANEL, "byte order mark"),
+        (MIXPANEL + "initial_window_days = [1]", "line 4.*whole number"),
+        (MIXPANEL + "attempts = true", "line 4.*whole number"),
+        ('[sources.mixpanel]\nproject_secret = ["s3cret"]', "line 2.*has to be text"),
+        ('[sources.mixpanel.region]\nname = "eu"', "region"),
+    ],
+)
+def test_a_mistake_in_a_file_is_refused_with_its_line(settings_file, text, message):
+    settings_file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=message) as error:
+        check()
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("SOURCES__MIXPANEL__REGOIN", "nearest is SOURCES__MIXPANEL__REGION"),
+        ("SOURCES_MIXPANEL_REGION", "write SOURCES__MIXPANEL__REGION"),
+        ("sources__mixpanel__region", "write SOURCES__MIXPANEL__REGION"),
+        ("SOURCES__REGION", "write SOURCES__MIXPANEL__REGION"),
+        ("SOURCES__MIXPANEL__DESTINATION_TYPE", "write DESTINATION_TYPE"),
+        ("RUNTIME__DESTINATION_TYPE", "write DESTINATION_TYPE"),
+        ("DESTINATION__POSTGRES__CREDENTIALS__USER", "CREDENTIALS__USERNAME"),
+        ("DESTINATION__DUCKDB__LOCK_WAIT", "nearest is DESTINATION__DUCKDB__LOCK_WAIT_SECONDS"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_refused(monkeypatch, variable, message):
+    monkeypatch.setenv(variable, "s3cret")
+    with pytest.raises(ConfigurationError, match=message) as error:
+        check_settings()
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_file_that_is_not_utf_8_is_refused(settings_file):
+    settings_file.write_bytes('[sources.mixpanel]\nregion = "é"\n'.encode("latin-1"))
+    with pytest.raises(ConfigurationError, match="line 2, is not UTF-8"):
+        check_settings()
+
+
+def test_a_file_that_cannot_be_read_is_refused(settings_file):
+    settings_file.unlink()
+    # Root reads every file.
+    settings_file.mkdir()
+    with pytest.raises(ConfigurationError, match=r"config\.toml cannot be read"):
+        check_settings()
+
+
+def test_settings_of_others_are_allowed(settings_file, caplog):
+    settings_file.write_text(
+        'destination_type = "duckdb"\n'
+        '[sources.github]\nregion = "eu"\n[sources.github.issues]\ntimezone = "x"\n'
+        '[destination.bigquery.credentials]\nproject_id = "x"\n'
+        f"{POSTGRES}host = 'x'\n[destination.postgres.credentials.query]\nsslmode = 'require'\n"
+        '[runtime]\nlog_level = "INFO"\nrequest_timeout = 3\n' + MIXPANEL,
+        encoding="utf-8",
+    )
+    check()
+    assert caplog.text == ""
+
+
+def test_a_setting_of_dlts_without_effect_is_warned_of(settings_file, caplog):
+    settings_file.write_text(f"[normalize.data_writer]\nfile_max_items = 1\n{MIXPANEL}", "utf-8")
+    check()
+    assert "line 2: normalize.data_writer.file_max_items has no effect" in caplog.text
+
+
+def test_a_variable_of_another_program_is_no_setting(configure, monkeypatch):
+    for name in ("REGION", "TIMEZONE", "EVENTS", "CURSOR", "MIXPANEL__REGION", "SOURCES__REGION"):
+        monkeypatch.setenv(name, "mars")
+    settings = configure(**ACCOUNT)
+    assert (settings.region, settings.timezone, settings.event_names) == ("us", "UTC", "tracked")
+
+
+def test_the_source_alone_is_configured_as_any_of_dlts(configure, monkeypatch):
+    monkeypatch.setenv("SOURCES__REGION", "eu")
+    configure(**ACCOUNT)
+    assert load_configuration(exactly=False).region == "eu"
+
+
+@pytest.fixture
+def settings_file(tmp_path):
+    return tmp_path / "project" / ".dlt" / "config.toml"
+
+
+def check():
+    """What the command does before anything else."""
+    check_settings()
+    run_context.active().reload()
+    load_configuration()

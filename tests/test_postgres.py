@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import psycopg2
 import pytest
+from adbc_driver_postgresql import dbapi
 from psycopg2 import sql
 
 from mixpanel_pipeline.engines import Postgres, open_warehouse
@@ -342,3 +343,27 @@ def test_credentials_may_be_a_url(warehouse, monkeypatch):
     assert found.environment["PGSSLMODE"] == "prefer"
     assert found.value("select 1") == 1
     assert psycopg2.extensions.parse_dsn(found.credentials.to_native_representation())
+
+
+@pytest.mark.parametrize("driver", ["psycopg2", "adbc"])
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        (
+            ["set statement_timeout = 1", "create temporary table s as select pg_sleep(1)::text"],
+            "canceling statement due to statement timeout. Raise statement_timeout",
+        ),
+        (
+            ["set role pg_monitor", "select rolpassword from pg_authid"],
+            "permission denied for table pg_authid. Somebody who may has to grant",
+        ),
+    ],
+)
+def test_a_failure_of_the_server_is_one_line_with_advice(warehouse, driver, statements, message):
+    connect = psycopg2.connect if driver == "psycopg2" else dbapi.connect
+    with closing(connect(warehouse.credentials.to_native_representation())) as connection:
+        cursor = connection.cursor()
+        cursor.execute(statements[0])
+        with pytest.raises((psycopg2.Error, dbapi.Error)) as error:
+            cursor.execute(statements[1])
+        assert warehouse.told(error.value).startswith(message)

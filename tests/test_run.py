@@ -165,6 +165,7 @@ def test_wrong_usage(mixpanel, arguments, message):
     [
         ("SOURCES__MIXPANEL__PROJECT_ID", "", "project_id is missing"),
         ("SOURCES__MIXPANEL__REGION", "mars", "region"),
+        ("SOURCES__MIXPANEL__REGOIN", "eu", "the nearest is SOURCES__MIXPANEL__REGION"),
         ("DESTINATION_TYPE", "spark", "it can be duckdb or postgres"),
         ("DESTINATION__DUCKDB__CREDENTIALS", ":memory:", "needs a file"),
         ("DESTINATION__DUCKDB__CREDENTIALS", "mixpanel.duckdb", "cannot be called"),
@@ -180,6 +181,41 @@ def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
     assert list(summary) == [*FIELDS, "error"]
     assert summary["status"] == "failed"
     assert message in summary["error"]
+
+
+def test_an_audit_is_printed_where_only_ascii_can_be(server, today, monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", '["Caf\\u00e9 \\u2615"]')
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    properties = {"time": int(today.timestamp()), "distinct_id": "ada", "$insert_id": "1"}
+    server.add([{"event": "Café ☕", "properties": properties}])
+    done = run("audit")
+    assert "Traceback" not in done.stderr
+    assert r"Caf\xe9 \u2615" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "status"),
+    [("SERVICE_ACCOUNT_SECRET", "wr0ng-s3cret", "401"), ("PROJECT_ID", "2", "403")],
+)
+def test_what_mixpanel_refuses_is_wrong_configuration(mixpanel, monkeypatch, name, value, status):
+    monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
+    monkeypatch.setenv("SOURCES__MIXPANEL__PARALLEL_DOWNLOADS", "1")
+    done = run("--json")
+    assert done.returncode == 2
+    assert f"Mixpanel answered {status}" in done.stderr
+    assert "wr0ng" not in done.stdout + done.stderr
+    assert json.loads(done.stdout)["status"] == "failed"
+
+
+def test_a_settings_file_that_is_no_toml_is_told_in_one_line(mixpanel, tmp_path):
+    file = tmp_path / "project" / ".dlt" / "config.toml"
+    file.write_text("[sources.mixpanel]\nregion = \u201ceu\u201d\n", encoding="utf-8")
+    done = run("--json")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"error: {json.loads(done.stdout)['error']}"]
+    assert ".dlt/config.toml, line 2, is no TOML" in done.stderr
+    assert mixpanel.requests == []
 
 
 def test_a_connection_that_is_not_configured_is_said(mixpanel):

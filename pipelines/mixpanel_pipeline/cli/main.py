@@ -13,17 +13,19 @@ Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the 
 exit codes:
   0  done, or skipped because another sync is running; audit: equal, or healed
   1  failed; it is always safe to run again; audit: the counts differ
-  2  wrong usage or configuration; audit: not possible
+  2  wrong usage or configuration, also when Mixpanel refuses it; audit: not possible
 """
 
 import argparse
 import atexit
 import gc
+import io
 import json
 import locale
 import logging
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -56,7 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         from mixpanel_pipeline.declaration import metrics
+        from mixpanel_pipeline.settings import check_settings
 
+        check_settings()
         metrics()
         if options.command == "demo":
             from mixpanel_pipeline.project import ROOT
@@ -101,11 +105,13 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     _find_settings()
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.remove import remove
+    from mixpanel_pipeline.settings import check_settings
     from mixpanel_pipeline.source.errors import ConfigurationError
 
     # dbt deals with signals itself, and a removal is one transaction.
     interruption.unblock()
     try:
+        check_settings()
         return remove(arguments) if command == "remove" else run_dbt(arguments)
     except KeyboardInterrupt:
         print("error: Interrupted. Nothing was changed.", file=sys.stderr)
@@ -121,9 +127,13 @@ def _report_failure(options: argparse.Namespace, message: str) -> int:
         from mixpanel_pipeline.sync.audit import Audit
 
         return _report_audit(Audit("impossible", error=message), as_json=options.json)
+    from dlt.common.configuration.exceptions import ConfigurationException
+
     from mixpanel_pipeline.engines import configured_destination
 
-    options.destination = options.destination or configured_destination()
+    # What is told may be that no file is readable.
+    with suppress(ConfigurationException, OSError, ValueError):
+        options.destination = options.destination or configured_destination()
     return _report(_failed(options, message), as_json=options.json)
 
 
@@ -154,6 +164,8 @@ def _report(summary: Summary, *, as_json: bool) -> int:
         from rich.console import Console
 
         summary.print(Console())
+    if summary.is_misconfigured:
+        return EXIT_USAGE
     return EXIT_FAILED if summary.status == "failed" else 0
 
 
@@ -318,6 +330,9 @@ def run() -> NoReturn:
     # Nearly all that is made is kept to the end, as dbt's manifest is: it is searched for garbage
     # less often than Python would.
     gc.set_threshold(20_000)
+    # What is printed can be Latin-1 or ASCII (PYTHONIOENCODING), and an event's name anything.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main()
     # Python would take its modules apart one by one, a third of a second long, and do so under
     # downloads that still wait for a silent server.

@@ -33,6 +33,7 @@ from mixpanel_pipeline.engines.postgres_connection import (
     check_rights_to_load,
     check_rights_to_transform,
     check_server,
+    told,
 )
 from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.engines.warehouse import Warehouse
@@ -256,6 +257,9 @@ class Postgres(Warehouse):
                 with suppress(psycopg2.Error):
                     cursor.execute("rollback")
                 raise
+
+    def told(self, error: BaseException) -> str:
+        return told(error)
 
     def check_rights_to_transform(self) -> None:
         with self.connected() as connection, closing(connection.cursor()) as cursor:

@@ -1,6 +1,7 @@
 """How PostgreSQL is connected to, and what a sync needs there before it begins."""
 
 import os
+import re
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -59,6 +60,18 @@ _VARIABLES = {
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
 
+_STATE = re.compile(r"\bSQLSTATE: (\w{5})")
+# ADBC puts its own words before the server's line, and what the server was doing behind.
+_ERROR = re.compile(r"\[libpq\].*?(?:ERROR|FATAL): +([^\n]*)", re.DOTALL)
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_ADVICE = {
+    "42501": "Somebody who may has to grant that right to the role.",
+    "53100": "Make room on the server's disk.",
+    "53300": "The sync needs up to 6 connections: free some, or raise max_connections.",
+    "55P03": "Somebody else holds a lock on it: see pg_stat_activity.",
+    "57014": "Raise statement_timeout for the sync's role: alter role … set statement_timeout = 0;",
+}
+
 
 @configspec(init=False)
 class Credentials(PostgresCredentials):
@@ -111,6 +124,26 @@ def configured_credentials() -> Credentials:
     if whole.strip() == credentials.password:
         credentials.password = whole.strip("\r\n")
     return credentials
+
+
+def told(error: BaseException) -> str:
+    """What a failure of PostgreSQL says, whichever driver met it, and what to do about it.
+
+    Args:
+        error: Of psycopg2 or ADBC.
+
+    Returns:
+        One line, without the context and the driver's own words.
+    """
+    text = str(error)
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    if state is None and (found := _STATE.search(text)):
+        state = found[1]
+    if found := _ERROR.search(text):
+        text = found[1]
+    text = f"{' '.join(text.split()).rstrip('.')}."
+    advice = _ADVICE.get(state or "")
+    return f"{text} {advice}" if advice else text
 
 
 def check_server(connection: Any, connect: Callable[[], Any], location: str) -> None:

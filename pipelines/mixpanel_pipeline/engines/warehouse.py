@@ -105,6 +105,10 @@ class Warehouse(ABC):
                 `position` (from 0 on, through all files) and `event_key`.
         """
 
+    def told(self, error: BaseException) -> str:
+        """What a failure of the database says, in one line, and what to do about it."""
+        return " ".join(str(error).split())
+
     @property
     def fingerprint(self) -> str:
         """A name for the raw dataset, wherever it is, that can be a file's name."""

@@ -22,7 +22,13 @@ import urllib3
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import BrokenAnswer, DayNotBegun, ExportError, NotInPlan
+from mixpanel_pipeline.source.errors import (
+    AccessRefused,
+    BrokenAnswer,
+    DayNotBegun,
+    ExportError,
+    NotInPlan,
+)
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.slots import Slot
 from mixpanel_pipeline.source.window import Window
@@ -138,6 +144,7 @@ class MixpanelClient:
             What `read` made of the answer that is whole.
 
         Raises:
+            AccessRefused: Mixpanel refused the credentials or the project.
             ExportError: Mixpanel refused, or no whole answer came.
         """
         window = request.window
@@ -368,6 +375,10 @@ def _refuse(response: requests.Response) -> NoReturn:
             "time zone, and load into a new database if this one has events already."
         )
     refusal = f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}"
+    # A page is a proxy's or a firewall's, and says nothing about the credentials.
+    is_access = status in (requests.codes.unauthorized, requests.codes.forbidden)
+    if is_access and text is not _PAGE:
+        raise AccessRefused(refusal)
     raise NotInPlan(refusal) if status == requests.codes.payment_required else ExportError(refusal)
 
 

@@ -1,18 +1,28 @@
 """The source's settings, section `sources.mixpanel` of dlt's configuration."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, get_args
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from dlt.common.configuration import configspec, resolve_configuration
-from dlt.common.configuration.exceptions import ConfigurationException
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.exceptions import (
+    ConfigurationException,
+    ConfigValueCannotBeCoercedException,
+)
+from dlt.common.configuration.providers import CustomLoaderDocProvider
 from dlt.common.configuration.specs import BaseConfiguration
+from dlt.common.configuration.specs.config_providers_context import ConfigProvidersContainer
+from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dlt.common.typing import TSecretStrValue
 
 from mixpanel_pipeline.redaction import redacted, without_repeated
+from mixpanel_pipeline.settings_files import place_of
 from mixpanel_pipeline.source.budget import PER_HOUR
 from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.source.plan import Cursor
@@ -28,6 +38,36 @@ QUERY_HOSTS = {
     "us": "https://mixpanel.com",
     "eu": "https://eu.mixpanel.com",
     "in": "https://in.mixpanel.com",
+}
+
+_SECTION = ("sources", "mixpanel")
+_SECRETS = ("service_account_username", "service_account_secret", "project_secret")
+_TYPES: dict[Any, str] = {
+    int: "has to be a whole number",
+    float: "has to be a number",
+}
+_WORDS: dict[str, Sequence[str]] = {
+    "region": list(HOSTS),
+    "end_day": get_args(EndDay),
+    "cursor": get_args(Cursor),
+}
+# Mixpanel has had events since 2009: more days reach behind the calendar of Python in the end.
+_DAYS = 10_000
+# The longest that a socket waits is weeks; whoever means for ever may write a day.
+_DAY_SECONDS = 86_400
+_BOUNDS: dict[str, tuple[int | float, int | float]] = {
+    "requests_per_hour": (1, PER_HOUR),
+    "initial_window_days": (1, _DAYS),
+    "lookback_hours": (0, 24 * _DAYS),
+    "arrival_days": (0, _DAYS),
+    "audit_after_sync": (0, _DAYS),
+    # Doubled pauses overflow after a thousand.
+    "attempts": (1, 1000),
+    "retry_pause_seconds": (0, _DAY_SECONDS),
+    "max_wait_minutes": (0, _DAY_SECONDS),
+    "read_timeout_seconds": (0.001, _DAY_SECONDS),
+    # More than the hour's requests have nothing to do.
+    "parallel_downloads": (1, PER_HOUR),
 }
 
 
@@ -132,30 +172,108 @@ class MixpanelConfiguration(BaseConfiguration):
         return without_repeated(redacted(text), self.secrets)
 
 
-def load_configuration(explicit: Mapping[str, Any] | None = None) -> MixpanelConfiguration:
+def load_configuration(
+    explicit: Mapping[str, Any] | None = None, *, exactly: bool = True
+) -> MixpanelConfiguration:
     """Read the settings and check them.
 
     Args:
         explicit: Settings by name that need not be configured.
+        exactly: Read section `sources.mixpanel` alone. dlt also looks around it: a variable
+            `REGION` or `TIMEZONE` of another program's would be ours.
 
     Raises:
         ConfigurationError: A setting is missing or cannot be what it is; the message names it.
     """
+    given = dict(explicit or {})
     try:
-        settings = resolve_configuration(
-            MixpanelConfiguration(),
-            sections=("sources", "mixpanel"),
-            explicit_value=dict(explicit or {}) or None,
-        )
+        if exactly:
+            values = _configured() | given
+            settings = _resolved(values)
+            problem = _shape_problem(values) or _problem(settings)
+        else:
+            settings = resolve_configuration(
+                MixpanelConfiguration(), sections=_SECTION, explicit_value=given or None
+            )
+            problem = _problem(settings)
+    except ConfigValueCannotBeCoercedException as error:
+        problem = _type_problem(error)
     except ConfigurationException as error:
         raise ConfigurationError(str(error)) from error
-    problem = _problem(settings)
+    if isinstance(problem, _Problem):
+        raise ConfigurationError(problem.told(given))
     if problem:
         raise ConfigurationError(f"sources.mixpanel: {problem}")
     return settings
 
 
-def _problem(settings: MixpanelConfiguration) -> str | None:
+def _configured() -> dict[str, Any]:
+    """The settings that stand in section `sources.mixpanel` itself."""
+    configured = {}
+    for name, hint in MixpanelConfiguration.get_resolvable_fields().items():
+        for provider in Container()[PluggableRunContext].providers.providers:
+            value, _ = provider.get_value(name, hint, "", *_SECTION)
+            if value is not None:
+                configured[name] = value
+                break
+    return configured
+
+
+def _shape_problem(values: Mapping[str, Any]) -> "_Problem | None":
+    """What dlt would make a text or a number of, although it is none."""
+    for name, value in values.items():
+        if name != "events" and isinstance(value, list | dict | bool):
+            hint = MixpanelConfiguration.get_resolvable_fields()[name]
+            return _Problem(name, _TYPES.get(hint, "has to be text"), value)
+    return None
+
+
+def _resolved(values: dict[str, Any]) -> MixpanelConfiguration:
+    """The settings that have these values, which take the types that they should have."""
+    context = Container()[PluggableRunContext]
+    providers = context.providers
+    given = {_SECTION[0]: {_SECTION[1]: values}}
+    context.providers = ConfigProvidersContainer([CustomLoaderDocProvider("given", lambda: given)])
+    try:
+        return resolve_configuration(MixpanelConfiguration(), sections=_SECTION)
+    finally:
+        context.providers = providers
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A setting whose value it cannot have."""
+
+    name: str
+    expected: str
+    value: object
+    nearest: str | None = None
+
+    def told(self, explicit: Mapping[str, Any]) -> str:
+        """What is wrong, and where; of a secret, not what it is."""
+        place = None if self.name in explicit else place_of((*_SECTION, self.name))
+        # A password can stand in a URL.
+        shown = "" if self.name in _SECRETS else redacted(f" is {self.value!r}")
+        text = f"sources.mixpanel: {self.name}{shown}"
+        text += f" ({place}), it" if place else ", it"
+        meant = f". Did you mean {self.nearest}?" if self.nearest else ""
+        return f"{text} {self.expected}{meant}"
+
+
+def _type_problem(error: ConfigValueCannotBeCoercedException) -> _Problem:
+    name, value = error.field_name, error.field_value
+    if name in _WORDS:
+        return _not_one_of(_WORDS[name], name, value)
+    return _Problem(name, _TYPES.get(error.hint, "has to be text"), value)
+
+
+def _not_one_of(words: Sequence[str], name: str, value: object) -> _Problem:
+    nearest = get_close_matches(str(value).lower(), words, 1)
+    expected = f"can be {', '.join(words[:-1])} or {words[-1]}"
+    return _Problem(name, expected, value, nearest[0] if nearest else None)
+
+
+def _problem(settings: MixpanelConfiguration) -> "_Problem | str | None":
     account = (settings.service_account_username, settings.service_account_secret)
     if any(account) and not all(account):
         return "a service account needs service_account_username and service_account_secret"
@@ -167,47 +285,78 @@ def _problem(settings: MixpanelConfiguration) -> str | None:
         )
     if all(account) and not settings.project_id:
         return "project_id is missing: a service account needs it (Project Settings in Mixpanel)"
-    if settings.region not in HOSTS:
-        return f"region is {settings.region!r}, it can be {', '.join(HOSTS)}"
-    if settings.base_url and urlsplit(settings.base_url).scheme not in ("http", "https"):
-        return "base_url has to begin with http:// or https://"
-    if settings.end_day not in ("today", "yesterday"):
-        return f"end_day is {settings.end_day!r}, it can be today or yesterday"
-    if settings.cursor not in ("occurred_at", "processed_at"):
-        return f"cursor is {settings.cursor!r}, it can be occurred_at or processed_at"
-    if not 1 <= settings.requests_per_hour <= PER_HOUR:
-        return f"requests_per_hour has to be from 1 to {PER_HOUR}, what Mixpanel allows a project"
-    for name in ("initial_window_days", "attempts", "parallel_downloads"):
-        if getattr(settings, name) < 1:
-            return f"{name} has to be at least 1"
-    for name in (
-        "lookback_hours",
-        "arrival_days",
-        "retry_pause_seconds",
-        "max_wait_minutes",
-        "audit_after_sync",
-    ):
-        if getattr(settings, name) < 0:
-            return f"{name} cannot be negative"
-    if settings.read_timeout_seconds <= 0:
-        return "read_timeout_seconds has to be more than 0"
+    return (
+        _sendable_problem(settings)
+        or _words_problem(settings)
+        or _url_problem(settings)
+        or _bounds_problem(settings)
+        or _zone_problem(settings)
+        or _events_problem(settings)
+    )
+
+
+def _words_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    for name, words in _WORDS.items():
+        if getattr(settings, name) not in words:
+            return _not_one_of(words, name, getattr(settings, name))
+    return None
+
+
+def _sendable_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    for name in _SECRETS:
+        for position, character in enumerate(str(getattr(settings, name) or ""), start=1):
+            # HTTP's header holds Latin-1, and ends at a line's end.
+            if ord(character) > 0xFF or ord(character) < 0x20:
+                kind = "a curly quote" if "\u2018" <= character <= "\u201e" else "a character"
+                expected = f"has {kind} at position {position} that no HTTP header can hold"
+                return _Problem(name, f"{expected}: copy it from Mixpanel again", None)
+    return None
+
+
+def _url_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    expected = "has to begin with http:// or https:// and a host"
+    if settings.base_url is None:
+        return None
+    try:
+        url = urlsplit(settings.base_url)
+        is_url = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
+    except ValueError:
+        is_url = False
+    return None if is_url else _Problem("base_url", expected, settings.base_url)
+
+
+def _bounds_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    for name, (least, most) in _BOUNDS.items():
+        value = getattr(settings, name)
+        if not least <= value <= most:
+            why = ", what Mixpanel allows a project" if name == "requests_per_hour" else ""
+            return _Problem(name, f"has to be from {least} to {most}{why}", value)
+    return None
+
+
+def _zone_problem(settings: MixpanelConfiguration) -> _Problem | None:
     for name in ("timezone", "report_timezone"):
         zone = getattr(settings, name)
         try:
             ZoneInfo(zone or "UTC")
-        except (ZoneInfoNotFoundError, ValueError):
-            return f"{name} {zone!r} is not a name of the IANA time zone database"
-    return _events_problem(settings)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            nearest = get_close_matches(str(zone), sorted(available_timezones()), 1)
+            expected = "has to be a name of the IANA time zone database, like Europe/Berlin"
+            return _Problem(name, expected, zone, nearest[0] if nearest else None)
+    return None
 
 
-def _events_problem(settings: MixpanelConfiguration) -> str | None:
-    expected = 'it can be "tracked", "all" or a list of event names'
+def _events_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    expected = 'can be "tracked", "all" or a list of event names'
     try:
         names = settings.event_names
     except (ValueError, TypeError):
-        return f"events is not readable, {expected}"
+        return _Problem("events", f"is not readable: it {expected}", settings.events)
     if isinstance(names, str):
-        return None if names in ("tracked", "all") else f"events is {names!r}, {expected}"
-    if not names or not all(isinstance(name, str) for name in names):
-        return f"events is {names!r}, {expected}"
+        if names in ("tracked", "all"):
+            return None
+        nearest = get_close_matches(names.lower(), ("tracked", "all"), 1)
+        return _Problem("events", expected, names, nearest[0] if nearest else None)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        return _Problem("events", expected, names)
     return None

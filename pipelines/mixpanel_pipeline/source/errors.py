@@ -17,5 +17,9 @@ class DayNotBegun(ExportError):
     """A day was asked for that has not begun where the project is."""
 
 
+class AccessRefused(ExportError):
+    """Mixpanel knows no such credentials, or they have no access to the project."""
+
+
 class NotInPlan(ExportError):
     """The project's plan at Mixpanel does not include the API."""

@@ -71,7 +71,7 @@ def mixpanel_source(
     if (from_date is None) != (to_date is None):
         raise ConfigurationError("from_date and to_date go together")
     backfill = Window(from_date, to_date) if from_date and to_date else None
-    configuration = load_configuration(settings)
+    configuration = load_configuration(settings, exactly=False)
     if events is None and not isinstance(configuration.event_names, str):
         events = configuration.event_names
     source: DltSource = _mixpanel(configuration, events, backfill)

@@ -270,7 +270,7 @@ class Loader:
                 pipeline.normalize()
                 load_ids = pipeline.load().loads_ids
             except PipelineStepFailed as error:
-                raise _cause(error) from error
+                raise _cause(error, self._warehouse) from error
             self._warehouse.tune()
             self._count(delivered, load_ids)
             after = watermark_of(pipeline)
@@ -330,7 +330,7 @@ class Loader:
                     try:
                         pipeline = restored(pipeline, self._warehouse, self._now)
                     except PipelineStepFailed as error:
-                        raise _cause(error) from error
+                        raise _cause(error, self._warehouse) from error
                     self._new_events.remove_unfinished()
                 yield pipeline, spool
                 if not _has_loaded(pipeline):
@@ -345,7 +345,7 @@ def _has_loaded(pipeline: dlt.Pipeline) -> bool:
     return "events" in pipeline.default_schema.tables if pipeline.default_schema_name else False
 
 
-def _cause(error: BaseException) -> Exception:
+def _cause(error: BaseException, warehouse: Warehouse) -> Exception:
     """The failure that dlt's exceptions are wrapped around, as one of ours."""
     innermost: BaseException = error
     while True:
@@ -359,6 +359,6 @@ def _cause(error: BaseException) -> Exception:
         innermost = inner
     step = error.step if isinstance(error, PipelineStepFailed) else "load"
     return SyncError(
-        f"Loading failed in step {step}: {' '.join(str(innermost).split())} What it brought does "
+        f"Loading failed in step {step}: {warehouse.told(innermost)} What it brought does "
         "not count, and the watermark is where it was: run again."
     )

@@ -19,7 +19,7 @@ from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import ConfigurationError, ExportError
+from mixpanel_pipeline.source.errors import AccessRefused, ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync.built import forget_build, is_built, keep_build
 from mixpanel_pipeline.sync.coverage import missing
@@ -205,11 +205,12 @@ class Run:
             self.summary.error = interruption.MESSAGE
         elif isinstance(error, ConfigurationError | ExportError | SyncError):
             self.summary.error = self.without_secrets(str(error))
+            self.summary.is_misconfigured = isinstance(error, AccessRefused)
         else:
             what = type(error).__name__
             if isinstance(error, duckdb.Error | psycopg2.Error):
                 what = f"{self.warehouse.name} at {self.warehouse.location} failed"
-            said = " ".join(str(error).split())
+            said = self.warehouse.told(error)
             self.summary.error = self.without_secrets(f"{what}: {said} It is safe to run again.")
 
     def without_secrets(self, text: str) -> str:

@@ -33,10 +33,13 @@ class Summary:
     subscribers: int | None = None
     duration_seconds: float = 0.0
     error: str | None = None
+    is_misconfigured: bool = False
+    """Mixpanel refused what is configured: running again brings nothing. The exit code tells."""
 
     def as_json(self) -> str:
         """One JSON object on one line; instants in ISO 8601, what is wrong only when it is."""
         fields = asdict(self)
+        del fields["is_misconfigured"]
         for name in ("days_missing", "missing_since", "error"):
             if fields[name] is None:
                 del fields[name]
