@@ -191,9 +191,9 @@ def test_a_silent_server_is_not_waited_for_forever(mixpanel, client, tmp_path):
 
 def test_a_rate_limit_is_waited_out_as_told(mixpanel, client, tmp_path, pauses):
     mixpanel.add(events(3))
-    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=20, retry_after=120)
-    assert len(fetch(client(attempts=1), tmp_path)) == 3
-    assert pauses == [120] * 20
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=9, retry_after=120)
+    assert len(fetch(client(attempts=1, retry_pause_seconds=2), tmp_path)) == 3
+    assert pauses == [120] * 6 + [128, 256, 512]
 
 
 def test_a_rate_limit_may_name_a_date(mixpanel, client, tmp_path, pauses):
@@ -333,9 +333,10 @@ def test_the_last_line_tells_whether_an_answer_is_whole(mixpanel, client, tmp_pa
             fetch(client(attempts=1), tmp_path)
 
 
-def test_being_told_to_come_back_at_once_does_not_spend_the_hour(mixpanel, client, tmp_path):
+@pytest.mark.parametrize("seconds", [1, 60, 120])
+def test_being_told_to_come_back_soon_does_not_spend_the_hour(mixpanel, client, tmp_path, seconds):
     mixpanel.add(events(3))
-    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=500, retry_after=1)
+    mixpanel.fail(Fault.TOO_MANY_REQUESTS, times=500, retry_after=seconds)
     with pytest.raises(ExportError, match="did not change within 70 minutes"):
         fetch(client(retry_pause_seconds=2), tmp_path)
     assert len(mixpanel.requests) < 20
@@ -359,6 +360,50 @@ def test_a_page_of_html_is_refused_and_not_shown(client, serve, tmp_path, status
     with pytest.raises(ExportError, match="a page of HTML") as error:
         fetch(client(attempts=1), tmp_path)
     assert "secret page" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        pytest.param(response("206 Partial", body=LINE), "206, which is no whole", id="206"),
+        pytest.param(response("204 No Content", body=b""), "204, which is no whole", id="204"),
+        pytest.param(response("302 Found", body=b""), "302, which is no whole", id="302"),
+        pytest.param(
+            response("403 No", body=b"\xef\xbb\xbf<html>" + LINE), "a page of HTML", id="BOM"
+        ),
+        pytest.param(response("404 Not Found", body=b""), "404: Not Found. Check", id="empty"),
+        pytest.param(response("407 Proxy", body=b"who?"), "407.*HTTPS_PROXY", id="407"),
+    ],
+)
+def test_a_refusal_says_what_to_check_and_quotes_no_events(client, serve, tmp_path, raw, message):
+    serve(raw)
+    with pytest.raises(ExportError, match=message) as error:
+        fetch(client(attempts=1), tmp_path)
+    assert "properties" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        pytest.param("http://127.0.0.1:9", "refused.*check base_url", id="refused"),
+        pytest.param("http://mixpanel.invalid", "mixpanel.invalid was not found", id="DNS"),
+    ],
+)
+def test_a_failed_connection_says_what_to_check(client, tmp_path, url, message, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "*")
+    with pytest.raises(ExportError, match=message):
+        fetch(client(base_url=url, attempts=1), tmp_path)
+
+
+def test_a_proxy_that_wants_a_password_is_named(client, serve, tmp_path, monkeypatch):
+    serve(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+    settings = client(attempts=3)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, settings.settings.host)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ExportError, match=r"proxy refused.*user name and password in HTTPS_PROXY"):
+        fetch(client(base_url="https://mixpanel.invalid"), tmp_path)
 
 
 def test_what_runs_on_this_machine_is_asked_without_the_proxy(

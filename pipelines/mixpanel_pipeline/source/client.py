@@ -4,9 +4,12 @@ Facts of the APIs: https://docs.mixpanel.com/reference/raw-event-export and
 https://docs.mixpanel.com/reference/list-recent-events
 """
 
+import codecs
 import email.utils
 import json
 import logging
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,8 +43,6 @@ CONNECT_TIMEOUT_SECONDS = 30
 LONGEST_PAUSE_SECONDS = 60.0
 # Mixpanel's budget is by the hour: asking more often than this would itself use it up.
 LONGEST_RATE_LIMIT_PAUSE_SECONDS = 600.0
-# An hour of 60 queries has one a minute.
-_SECONDS_A_QUERY = 60.0
 _CHUNK_BYTES = 2**20
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _RATE_LIMITED = 429
@@ -53,6 +54,7 @@ _ADVICE = {
     402: "The project's plan does not include this API.",
     403: "Give the service account access to the project, and check project_id and region.",
     404: "Check region and base_url.",
+    407: "That is the proxy: give it a user name and password in HTTPS_PROXY (or HTTP_PROXY).",
 }
 
 _T = TypeVar("_T")
@@ -227,10 +229,8 @@ class MixpanelClient:
                 reason, told = str(error), error.retry_after
                 pause = self._pause(limited, LONGEST_RATE_LIMIT_PAUSE_SECONDS)
                 limited += 1
-                if told is None or told < _SECONDS_A_QUERY:
-                    # Coming back each second, as told, would spend the whole hour in a minute.
-                    told = max(told or 0.0, pause)
-                self.budget.block(told)
+                # Told the same again and again, coming back as told would spend the hour's queries.
+                self.budget.block(max(told or 0.0, pause))
                 continue
             except (BrokenAnswer, _Transient) as error:
                 failures += 1
@@ -334,7 +334,27 @@ class MixpanelClient:
                     _refuse(response)
                 yield response
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _Transient(f"the connection failed ({_root(error)})") from error
+            raise _not_connected(error, urlsplit(url).hostname) from error
+
+
+def _not_connected(error: Exception, host: str | None) -> Exception:
+    """The error to raise instead: one to end with where asking again would bring the same."""
+    root = _innermost(error)
+    said = f"the connection failed ({type(root).__name__}: {root})"
+    if isinstance(root, ssl.SSLCertVerificationError):
+        return ExportError(
+            f"The certificate of {host} is not trusted ({root.verify_message}). Check base_url; "
+            "if a proxy opens TLS, set REQUESTS_CA_BUNDLE to the file with its certificate."
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        if "407" in str(root):
+            return ExportError(f"The proxy refused the connection to {host}. {_ADVICE[407]}")
+        return _Transient(f"{said}; check the proxy in HTTPS_PROXY (or HTTP_PROXY)")
+    if isinstance(root, socket.gaierror):
+        return _Transient(f"{said}; {host} was not found: check base_url, region and the network")
+    if isinstance(root, ConnectionRefusedError):
+        return _Transient(f"{said}; {host} does not listen there: check base_url and HTTPS_PROXY")
+    return _Transient(said)
 
 
 def _not_kept(path: Path, error: OSError) -> ExportError:
@@ -361,10 +381,17 @@ def _refuse(response: requests.Response) -> NoReturn:
             f"Mixpanel answered {status}, a redirection to {host}, which is not followed. "
             "Check region and base_url."
         )
+    if status < requests.codes.bad_request:
+        # Its body may be events, and they are personal data.
+        raise ExportError(
+            f"Mixpanel answered {status}, which is no whole answer. "
+            "Check region, base_url and the way to Mixpanel."
+        )
     # Reading the body may fail like any other; then it is as transient.
     body = response.raw.read(2_000, decode_content=True)
-    text = _PAGE if _is_page(response, body) else body.decode("utf-8", "replace")
-    said = f"Mixpanel answered {status}: {' '.join(text.split())[:300]}"
+    text = _PAGE if _is_page(response, body) else body.decode("utf-8-sig", "replace")
+    quoted = " ".join(text.split())[:300] or response.reason or "nothing more"
+    said = f"Mixpanel answered {status}: {quoted}"
     if status >= 500:
         raise _Transient(said, retry_after)
     if _NOT_BEGUN in said:
@@ -385,7 +412,7 @@ def _refuse(response: requests.Response) -> NoReturn:
 def _is_page(response: requests.Response, body: bytes) -> bool:
     """Whether somebody else answered, with a page for people."""
     is_html = "html" in response.headers.get("Content-Type", "").lower()
-    return is_html or body.lstrip()[:1] == b"<"
+    return is_html or body.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"<"
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -403,8 +430,8 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
-def _root(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     """The innermost cause: the outer ones repeat the URL and the names of their classes."""
     while isinstance(inner := (error.__cause__ or error.__context__), Exception):
         error = inner
-    return f"{type(error).__name__}: {error}"
+    return error
