@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from local_mixpanel import LocalMixpanel, traffic
-from mixpanel_pipeline.declaration import metrics, tracked_events
+from mixpanel_pipeline.declaration import identity_events, metrics, tracked_events
 from mixpanel_pipeline.engines import DuckDB
 from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.source.configuration import load_configuration
@@ -83,10 +83,11 @@ def _configure(server: LocalMixpanel) -> None:
 
 def _print_others(console: Console, server: LocalMixpanel) -> None:
     names = Counter(json.loads(line)["event"] for line in server.lines(date.min, date.max))
-    tracked = sum(names.pop(name, 0) for name in tracked_events())
+    asked = sum(names.pop(name, 0) for name in [*tracked_events(), *identity_events()])
     console.print(
-        f"No metric counts {names.total():,} of them ({', '.join(sorted(names))}): a sync does not "
-        f"ask for those, as long as the setting events is tracked. It receives {tracked:,}."
+        f"No metric counts {names.total():,} of them ({', '.join(sorted(names))}), nor do they say "
+        "who is who: a sync does not ask for those, as long as the setting events is tracked. It "
+        f"receives {asked:,}."
     )
 
 

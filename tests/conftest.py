@@ -118,9 +118,9 @@ def dbt_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pat
     monkeypatch.setattr(project, "DBT_PROJECT", copy)
     monkeypatch.setattr(transform, "DBT_PROJECT", copy)
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
-    declaration.metrics.cache_clear()
+    declaration.declared.cache_clear()
     yield copy
-    declaration.metrics.cache_clear()
+    declaration.declared.cache_clear()
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def metrics(dbt_project: Path) -> Callable[..., None]:
         edit(declared["vars"]["metrics"])
         declared["vars"]["invariants"] = list(invariants)
         path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
-        declaration.metrics.cache_clear()
+        declaration.declared.cache_clear()
 
     return change
 

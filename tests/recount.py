@@ -32,6 +32,11 @@ TRACKED = {
     "Tapped Portfolio Card",
     "BankAccountLinked",
 }
+IDENTITY_EVENTS = {"$identify", "$create_alias", "$merge"}
+ASKED = TRACKED | IDENTITY_EVENTS
+ADDED_BY_IDENTITY = {"$distinct_id_before_identity", "$user_id", "$is_reshuffled"}
+JUNK = {"null", "<null>", "none", "undefined", "anonymous", "[object object]", "0" * 32}
+JUNK.add("00000000-0000-0000-0000-000000000000")
 
 
 def deliver(loaded: dict[Hashable, Event], lines: Iterable[bytes]) -> dict[Hashable, Event]:
@@ -51,7 +56,12 @@ def _key(event: Event, identical: Counter[str]) -> Hashable:
     original_id = properties.get("$distinct_id_before_identity") or properties.get("distinct_id")
     if properties.get("$insert_id"):
         return event["event"], original_id, properties["time"], properties["$insert_id"]
-    whole = json.dumps(event, sort_keys=True)
+    as_it_was = {"distinct_id": original_id, "event": event["event"]}
+    whole = json.dumps(
+        {name: what for name, what in properties.items() if name not in ADDED_BY_IDENTITY}
+        | as_it_was,
+        sort_keys=True,
+    )
     identical[whole] += 1
     return whole, identical[whole]
 
@@ -61,15 +71,107 @@ def _processed(event: Event) -> int:
     return processed
 
 
-def subscribers(events: Iterable[Event]) -> dict[str, Row]:
-    """The rows of `mixpanel.subscribers` by subscriber, without `updated_at`; times in seconds."""
-    rows: dict[str, Row] = {}
+def rekeyed(lines: Iterable[bytes]) -> set[tuple[str, str]]:
+    """The ids before and after that lines tell of, those of copies too."""
+    found = [json.loads(line)["properties"] for line in lines]
+    pairs = [(each.get("$distinct_id_before_identity"), each.get("distinct_id")) for each in found]
+    return {(before, after) for before, after in pairs if before and after and before != after}
+
+
+def identities(events: Iterable[Event], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """What each id resolves to that is another's, by union and find.
+
+    Args:
+        events: What is loaded.
+        pairs: The ids before and after that deliveries told of.
+    """
+    bindings: dict[str, set[tuple[int, str]]] = {}
+    said, merged = set[tuple[str, str]](), set[tuple[str, str]]()
     for event in events:
         name, properties = event["event"], event["properties"]
-        subscriber = next((properties[key] for key in ID_PROPERTIES if properties.get(key)), None)
-        if subscriber is None or name not in TRACKED:
+        device, user = properties.get("$device_id"), properties.get("$user_id")
+        if device and user:
+            device = f"$device:{device}"
+            if device != str(user) and _is_somebody(device) and _is_somebody(str(user)):
+                bindings.setdefault(device, set()).add((properties["time"], str(user)))
+        if name == "$identify":
+            said.add((properties.get("$anon_id"), properties.get("$identified_id")))
+        if name == "$create_alias":
+            said.add((properties.get("distinct_id"), properties.get("alias")))
+        if name == "$merge":
+            first, second = properties["$distinct_ids"]
+            merged.add((first, second))
+    said = {pair for pair in said if _is_evidence(*pair)}
+    merged = {pair for pair in merged if _is_evidence(*pair)}
+    pairs = {pair for pair in pairs if _is_evidence(*pair)}
+    users = {user for of_device in bindings.values() for _, user in of_device}
+    bound = {(device, min(of_device)[1]) for device, of_device in bindings.items()}
+
+    parents = {one: one for pair in {*bound, *said, *merged, *pairs} for one in pair}
+    parents |= {user: user for user in users}
+
+    def root(one: str) -> str:
+        return one if parents[one] == one else root(parents[one])
+
+    for one, other in bound | said | merged | pairs:
+        parents[root(one)] = root(other)
+
+    moved, targets = {before for before, _ in pairs}, {after for _, after in pairs}
+    identified = {to for _, to in said}
+
+    def preference(one: str) -> tuple[int, bytes]:
+        rules = [
+            one in users,
+            one in targets and one not in moved,
+            one in targets,
+            one in identified,
+            not one.startswith("$device:"),
+            True,
+        ]
+        return rules.index(True), one.encode()
+
+    clusters: dict[str, list[str]] = {}
+    for one in parents:
+        clusters.setdefault(root(one), []).append(one)
+    return {
+        one: one if len(cluster) > 500 else min(cluster, key=preference)
+        for cluster in clusters.values()
+        for one in cluster
+    }
+
+
+def _is_evidence(one: str | None, other: str | None) -> bool:
+    return bool(one and other) and one != other and _is_somebody(one) and _is_somebody(other)
+
+
+def _is_somebody(one: str | None) -> bool:
+    return bool(one) and (one or "").replace("$device:", "").lower() not in JUNK | {""}
+
+
+def who(event: Event) -> str | None:
+    """The id under which an event happened."""
+    properties = event["properties"]
+    names = ("$distinct_id_before_identity", *ID_PROPERTIES)
+    found = next((properties[name] for name in names if properties.get(name)), None)
+    return None if found is None else str(found)
+
+
+def subscribers(events: Iterable[Event], pairs: Iterable[tuple[str, str]] = ()) -> dict[str, Row]:
+    """The rows of `mixpanel.subscribers` by subscriber, without `updated_at`; times in seconds.
+
+    Args:
+        events: What is loaded.
+        pairs: The ids before and after that deliveries told of.
+    """
+    rows: dict[str, Row] = {}
+    events = list(events)
+    resolved = identities(events, pairs)
+    for event in events:
+        name, properties = event["event"], event["properties"]
+        one = who(event)
+        if one is None or name not in TRACKED:
             continue
-        row = rows.setdefault(str(subscriber), _nothing_counted())
+        row = rows.setdefault(resolved.get(one, one), _nothing_counted())
         is_premium = "premium" in str(properties.get("creatorType") or "").lower()
         kind = "premium" if is_premium else "regular"
         row["events_processed"] += 1

@@ -65,6 +65,10 @@ def test_an_event_is_decoded_whole(decode):
         pytest.param(
             {"distinct_id": "merged", "$distinct_id_before_identity": "ada"}, id="identity merged"
         ),
+        pytest.param(
+            {"distinct_id": "merged", "$preshuffle_distinct_id": "ada", "$is_reshuffled": True},
+            id="reshuffled",
+        ),
     ],
 )
 def test_copies_of_an_event_have_its_key(decode, other):
@@ -133,11 +137,29 @@ def test_without_insert_id_the_order_of_properties_does_not_matter(decode):
 
 
 def test_without_insert_id_an_identity_merge_does_not_change_the_key(decode):
+    merged = {"distinct_id": "ada", "$distinct_id_before_identity": "device"}
+    more = {"$user_id": "ada", "$is_reshuffled": True, "$preshuffle_distinct_id": "device"}
+    for device in ("device", 17):
+        before, _ = decode(line(distinct_id=device, plan="pro"))
+        signed_in, _ = decode(line(distinct_id=device, plan="pro", **{"$user_id": "ada"}))
+        assert keys(before) == keys(signed_in)
     before, _ = decode(line(distinct_id="device", plan="pro"))
-    after, _ = decode(
-        line(distinct_id="ada", plan="pro", **{"$distinct_id_before_identity": "device"})
-    )
-    assert keys(before) == keys(after)
+    for added in (merged, merged | more, {"distinct_id": "ada"} | more):
+        after, _ = decode(line(plan="pro", **added))
+        assert keys(before) == keys(after)
+
+
+def test_a_dataset_of_an_earlier_version_keeps_its_keys():
+    """`event_key` is stored: by another rule, events that come again would be new."""
+
+    def key(**properties):
+        decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None, keys="exported")
+        (batch,) = decoder.decode([line(distinct_id="device", plan="pro", **properties)])
+        return batch.events["event_key"].to_pylist()
+
+    assert key() == ["bbe77e9851846606a35927130cc387bd"]
+    assert key(**{"$user_id": "ada"}) == ["414f571f840b5a23f1fdb962364ff7fd"]
+    assert key(**{"$distinct_id_before_identity": "device"}) == key()
 
 
 def test_the_last_processed_copy_comes_last_and_the_later_line_breaks_ties(decode):

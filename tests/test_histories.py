@@ -22,6 +22,7 @@ from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync.pipeline import audit_only, sync
+from mixpanel_pipeline.sync.removal import remove_events
 from mixpanel_pipeline.sync.summary import Summary
 from mixpanel_pipeline.sync.transform import transform
 from tests import recount
@@ -49,6 +50,9 @@ BROKEN = [
     Fault.INTERNAL_SERVER_ERROR,
 ]
 
+USERS = ["ada", "bob", "flo", "gil", "hal"]
+DEVICES = ["d1", "d2", "d3", "d4", "d5", "d6", "d7", "null"]
+
 Events = dict[Hashable, recount.Event]
 
 
@@ -65,8 +69,12 @@ class History:
     cursor: str = "occurred_at"
     sent: list[recount.Event] = field(default_factory=list)
     loaded: Events = field(default_factory=dict)
-    counted: Events | None = None
-    """The events at the last transformation; None before the first."""
+    removed: set[Hashable] = field(default_factory=set)
+    """The events that were once removed."""
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+    """The ids before and after that were delivered."""
+    counted: "Counted | None" = None
+    """What the last transformation counted; None before the first."""
     did: Counter[str] = field(default_factory=Counter)
 
     def step(self) -> str:
@@ -90,6 +98,7 @@ class History:
             self.interrupted_sync,
             self.full_refresh_after_an_outage,
             self.sync_beside_a_reader,
+            self.removal,
         ]
         if self.server is not None:
             actions += [self.sync_while_the_server_restarts, self.sync_that_loses_its_lock]
@@ -115,11 +124,17 @@ class History:
                 ]
             )
             events.append(self._event(self.now - late * choose.random()))
+        events += [self._evidence() for _ in range(choose.randrange(3))]
         for original in choose.sample(self.sent, min(len(self.sent), choose.randrange(6))):
             copy = {"event": original["event"], "properties": dict(original["properties"])}
             if "$insert_id" in copy["properties"] and choose.random() < 0.7:
                 copy["properties"]["mp_processing_time_ms"] += choose.randrange(-5, 100_000)
                 copy["properties"]["creatorType"] = choose.choice(["premium", "regular"])
+                if str(copy["properties"]["distinct_id"]).startswith("$device:"):
+                    # As after an identity merge: late, and of some events.
+                    properties = copy["properties"]
+                    properties["$distinct_id_before_identity"] = properties["distinct_id"]
+                    properties["distinct_id"] = choose.choice(USERS)
             events.append(copy)
         self.mixpanel.add(events)
         self.sent += events
@@ -137,20 +152,41 @@ class History:
             properties["creatorType"] = choose.choice(["premium", "Super Premium", "regular", None])
         if choose.random() < 0.2:
             properties["$user_id"] = choose.choice(["zoe", 17])
+        if choose.random() < 0.3:
+            device = choose.choice(DEVICES)
+            is_signed_in = choose.random() < 0.3
+            properties["$device_id"] = device
+            properties["distinct_id"] = f"$device:{device}"
+            if is_signed_in:
+                properties["distinct_id"] = properties["$user_id"] = choose.choice(USERS)
         name = choose.choice([*sorted(recount.TRACKED), "DubAutoCopyInitiated", "App Opened"])
         return {"event": name, "properties": properties}
+
+    def _evidence(self) -> recount.Event:
+        """An event by which an app says who is who."""
+        choose = self.random
+        event = self._event(self.now - timedelta(days=2) * choose.random())
+        one, other = choose.sample([*USERS, *(f"$device:{device}" for device in DEVICES)], 2)
+        match choose.choice(["$identify", "$create_alias", "$merge"]):
+            case "$identify" as name:
+                what: dict[str, Any] = {"$anon_id": one, "$identified_id": other}
+            case "$create_alias" as name:
+                what = {"distinct_id": one, "alias": other}
+            case name:
+                what = {"$distinct_ids": [one, other]}
+        return {"event": name, "properties": event["properties"] | what}
 
     def sync(self, **arguments: Any) -> str | None:
         with self._delivering() as delivered:
             summary = self._sync(**arguments)
         assert summary.status == "ok", summary.error
         before, lines = len(self.loaded), delivered.lines
-        self.loaded = delivered.everything
+        self.loaded, self.pairs = delivered.everything, delivered.pairs
         assert summary.events_received == lines
         assert summary.events_new == len(self.loaded) - before
         assert summary.events_duplicate == lines - summary.events_new
         if not arguments.get("skip_transform"):
-            self.counted = self.loaded
+            self.counted = self._what_is_loaded()
         if self.cursor == "processed_at" and summary.mode == "incremental":
             self._check_that_nothing_is_late()
         return None
@@ -164,11 +200,11 @@ class History:
         arrived = {
             json.dumps(event).encode()
             for event in self.sent
-            if event["event"] in recount.TRACKED
+            if event["event"] in recount.ASKED
             and event["properties"]["mp_processing_time_ms"] < (self.now.timestamp() - 60) * 1000
             and _day(event) <= self.now.date()
         }
-        missing = recount.deliver({}, arrived).keys() - self.loaded.keys()
+        missing = recount.deliver({}, arrived).keys() - self.loaded.keys() - self.removed
         assert not missing, f"not loaded: {missing}"
 
     def _sync(self, **arguments: Any) -> Summary:
@@ -177,7 +213,7 @@ class History:
     @contextmanager
     def _delivering(self) -> Iterator["Delivered"]:
         """What Mixpanel delivers meanwhile."""
-        delivered = Delivered(self.loaded)
+        delivered = Delivered(self.loaded, set(self.pairs))
         before = len(self.mixpanel.requests)
         yield delivered
         for request in self.mixpanel.requests[before:]:
@@ -186,10 +222,11 @@ class History:
                 lines = self.mixpanel.lines(
                     date.fromisoformat(query["from_date"]),
                     date.fromisoformat(query["to_date"]),
-                    recount.TRACKED,
+                    recount.ASKED,
                     where=query.get("where"),
                 )
                 delivered.everything = recount.deliver(delivered.everything, lines)
+                delivered.pairs |= recount.rekeyed(lines)
                 delivered.lines += len(lines)
 
     def sync_without_transform(self) -> None:
@@ -202,7 +239,7 @@ class History:
             return "nothing to transform yet"
         transform(self.warehouse)
         transform(self.warehouse)
-        self.counted = self.loaded
+        self.counted = self._what_is_loaded()
         return None
 
     def backfill(self) -> None:
@@ -219,7 +256,7 @@ class History:
             reached = max((_day(event) for event in self.loaded.values()), default=first)
             first = min(first, reached)
         self.sync(full_refresh=True)
-        lines = self.mixpanel.lines(first, self.now.date(), recount.TRACKED)
+        lines = self.mixpanel.lines(first, self.now.date(), recount.ASKED)
         missing = recount.deliver({}, lines).keys() - self.loaded.keys()
         assert not missing, f"not loaded: {missing}"
 
@@ -261,13 +298,13 @@ class History:
                 self.warehouse, load_configuration(), now=self.now, days=days, heal=True
             )
         assert audit.status in ("equal", "healed"), audit
-        self.loaded = delivered.everything
+        self.loaded, self.pairs = delivered.everything, delivered.pairs
         everything = self.mixpanel.lines(
-            (self.now - timedelta(days=days - 1)).date(), self.now.date(), recount.TRACKED
+            (self.now - timedelta(days=days - 1)).date(), self.now.date(), recount.ASKED
         )
         assert recount.deliver({}, everything).keys() <= self.loaded.keys()
         if audit.healed_days:
-            self.counted = self.loaded
+            self.counted = self._what_is_loaded()
         return None
 
     def switch_cursor(self) -> str:
@@ -312,6 +349,20 @@ class History:
             self.sync()
         with reader(self.warehouse, seconds=self.random.random() * 2):
             self.sync()
+
+    def removal(self) -> str:
+        """The events of one id go, and what they told of who is who."""
+        one = self.random.choice([*USERS, "eve", "zoe", *(f"$device:{name}" for name in DEVICES)])
+        if self.counted is None:
+            return "nothing to remove from yet"
+        removal = remove_events(self.warehouse, f"subscriber_id = '{one}'")
+        gone = {key for key, event in self.loaded.items() if recount.who(event) == one}
+        assert removal.events == len(gone)
+        self.removed |= gone
+        self.loaded = _without(gone, self.loaded)
+        self.counted = Counted(_without(gone, self.counted.events), self.counted.pairs)
+        self.did["events removed"] += len(gone)
+        return f"removal of {len(gone)} events of {one}"
 
     def sync_on_a_full_disk(self) -> str:
         file_bytes = self.random.choice([20_000, 200_000, 2_000_000])
@@ -381,19 +432,24 @@ class History:
         assert found.keys() >= self.loaded.keys(), "something was lost"
         assert found.keys() <= delivered.everything.keys(), "something was invented"
         assert {key: found[key] for key in self.loaded} == self.loaded
-        self.loaded = found
+        told = stored_pairs(self.warehouse)
+        assert self.pairs <= told <= delivered.pairs
+        self.loaded, self.pairs = found, told
         if not self.warehouse.has_table("mixpanel", "subscribers"):
             return
         counts = subscribers(self.warehouse)
-        if counts != recount.subscribers((self.counted or {}).values()):
-            assert counts == recount.subscribers(self.loaded.values())
-            self.counted = self.loaded
+        if counts != (self.counted or Counted({}, set())).subscribers():
+            assert counts == self._what_is_loaded().subscribers()
+            self.counted = self._what_is_loaded()
 
     def check(self) -> None:
         """Compare the warehouse with what it has to hold."""
         assert stored(self.warehouse) == self.loaded
         if self.counted is not None:
-            assert subscribers(self.warehouse) == recount.subscribers(self.counted.values())
+            assert subscribers(self.warehouse) == self.counted.subscribers()
+
+    def _what_is_loaded(self) -> "Counted":
+        return Counted(self.loaded, set(self.pairs))
 
     def check_full_refresh(self) -> None:
         """Compare incremental counts, counts made anew, and the recount."""
@@ -402,7 +458,18 @@ class History:
         with copy_of(self.warehouse) as copy:
             transform(copy, full_refresh=True)
             assert subscribers(copy) == subscribers(self.warehouse)
-            assert subscribers(copy) == recount.subscribers(self.loaded.values())
+            assert subscribers(copy) == self._what_is_loaded().subscribers()
+
+
+@dataclass
+class Counted:
+    """What was loaded when it was counted."""
+
+    events: Events
+    pairs: set[tuple[str, str]]
+
+    def subscribers(self) -> dict[str, recount.Row]:
+        return recount.subscribers(self.events.values(), self.pairs)
 
 
 @dataclass
@@ -410,7 +477,12 @@ class Delivered:
     """What answers brought to what was loaded before."""
 
     everything: Events
+    pairs: set[tuple[str, str]]
     lines: int = 0
+
+
+def _without(gone: set[Hashable], events: Events) -> Events:
+    return {key: event for key, event in events.items() if key not in gone}
 
 
 def _day(event: recount.Event) -> date:
@@ -430,6 +502,19 @@ def stored(warehouse: Warehouse) -> Events:
     events = recount.deliver({}, [line.encode() for line in lines])
     assert len(events) == len(found), "an event is stored twice"
     return events
+
+
+def stored_pairs(warehouse: Warehouse) -> set[tuple[str, str]]:
+    """The ids before and after that the completed loads told of."""
+    if not warehouse.has_table("mixpanel_raw", "rekeyed_ids"):
+        return set()
+    found = rows(
+        warehouse,
+        "select distinct_id_before_identity, distinct_id from mixpanel_raw.rekeyed_ids "
+        "where _dlt_load_id in (select load_id from mixpanel_raw._dlt_loads where status = 0)",
+    )
+    assert len(found) == len(set(found)), "a pair is stored twice"
+    return set(found)
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_a_model_that_fails_is_a_failure_and_the_load_is_kept(mixpanel, warehous
     mixpanel.add([event(who="eve")])
     summary = run_sync()
     assert summary.status == "failed"
-    assert "dbt build failed: subscribers: " in summary.error
+    assert "dbt build failed: subscriber_days: " in summary.error
     assert "--full-refresh" in summary.error
     assert summary.events_new == 1
     assert run_sync(full_refresh=True).status == "ok"

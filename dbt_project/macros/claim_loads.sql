@@ -7,14 +7,19 @@
     2. Its query reads the loads this run entered, `claimed_loads`, and no others.
     3. Its merge ends the transaction: claims and counts are stored together, or neither is.
 
+    Models that are built on such a model claim what it counted: see `claim_counted_loads`.
+
     A rebuild (first run, --full-refresh) claims all loads again. So the query is the same for both
     and needs no `is_incremental()`.
 
     Reading a high-water mark from the target would lose loads that complete out of order; entering
     the loads after the merge would lose those that completed meanwhile.
 #}
-{% macro claim_loads(definition) %}
-    {# `definition`: a text that decides what is counted. Counts of two definitions must not be added. #}
+{% macro claim_loads(definition, counts_metrics=false) %}
+    {#
+        `definition`: a text that decides what is counted. Counts of two definitions must not be added.
+        `counts_metrics`: whether it would miss what was not asked for when a metric was declared later.
+    #}
     {%- if execute -%}
         {%- set ledger = counted_loads(this) -%}
         {%- set model_name = text_literal(this.identifier) -%}
@@ -26,7 +31,7 @@
         {%- endcall -%}
         {%- if not rebuild -%}
             {%- do check_ledger(ledger, model_name, definition_hash) -%}
-        {%- elif not flags.EMPTY -%}
+        {%- elif counts_metrics and not flags.EMPTY -%}
             {%- do check_events_are_loaded() -%}
         {%- endif -%}
 
@@ -46,7 +51,7 @@
                 load_id,
                 '{{ invocation_id }}',
                 {{ definition_hash }},
-                {{ dbt.current_timestamp() }}
+                {{ claimed_at() }}
             from ({{ completed_loads() }}) as completed
             on conflict (model, load_id)
             {% if rebuild -%}
@@ -64,6 +69,68 @@
             {{ adapter.dispatch('look_loads_up')() }}
         {%- endif %}
     {%- endif -%}
+{% endmacro %}
+
+
+{#
+    For a model that works touched keys out anew from what other models counted: the loads that all
+    of those counted and this one did not are this run's. Nothing is added to what is stored, so
+    when in doubt it works out everything; returns whether it has to:
+
+    - nothing is stored, or something of another `definition`;
+    - one of the others was rebuilt since;
+    - one of the loads is gone.
+#}
+{% macro claim_counted_loads(definition, others) %}
+    {%- set ledger = counted_loads(this) -%}
+    {%- set model_name = text_literal(this.identifier) -%}
+    {%- set definition_hash = text_literal(local_md5(definition)) -%}
+    {%- set counted = [] -%}
+    {%- for other in others -%}
+        {%- do counted.append("select load_id from " ~ ledger ~ " where model = " ~ text_literal(other.identifier)) -%}
+    {%- endfor -%}
+    {%- set counted = counted | join(' intersect ') -%}
+    {%- set other_names = others | map(attribute='identifier') | map('tojson') | join(', ') | replace('"', "'") -%}
+
+    {%- call statement('open_ledger') -%}
+        {{ open_ledger(ledger) }}
+    {%- endcall -%}
+    {%- set stored = run_query(
+        "select count(*), "
+        ~ "count(case when definition_hash <> " ~ definition_hash ~ " then 1 end), "
+        ~ "count(case when load_id not in (" ~ counted ~ ") then 1 end), "
+        ~ "min(counted_at) < (select max(rebuilt_at) from ("
+        ~ "select min(counted_at) as rebuilt_at from " ~ ledger ~ " where model in (" ~ other_names ~ ") group by model"
+        ~ ") as rebuilds) "
+        ~ "from " ~ ledger ~ " where model = " ~ model_name
+    ).rows[0] -%}
+    {%- set everything = not is_incremental() or not stored[0] or stored[1] or stored[2] or stored[3] -%}
+    {%- if not flags.EMPTY -%}
+        {%- call statement('claim') -%}
+            {% if everything -%}
+            delete from {{ ledger }} where model = {{ model_name }} and load_id not in ({{ counted }});
+            {% endif -%}
+            insert into {{ ledger }} (model, load_id, invocation_id, definition_hash, counted_at)
+            select {{ model_name }}, load_id, '{{ invocation_id }}', {{ definition_hash }}, {{ claimed_at() }}
+            from ({{ counted }}) as counted
+            on conflict (model, load_id)
+            {% if everything -%}
+                do update set
+                    invocation_id = excluded.invocation_id,
+                    definition_hash = excluded.definition_hash,
+                    counted_at = excluded.counted_at
+            {%- else -%}
+                do nothing
+            {%- endif %};
+        {%- endcall -%}
+    {%- elif everything -%}
+        {%- do run_query("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
+    {%- endif -%}
+    {%- set plan = adapter.dispatch('read_all_events')(ledger) if everything else adapter.dispatch('look_loads_up')() -%}
+    {%- if plan | trim -%}
+        {%- do run_query(plan) -%}
+    {%- endif -%}
+    {%- do return(true if everything else false) -%}
 {% endmacro %}
 
 
@@ -99,6 +166,17 @@
 {%- endmacro %}
 
 
+{# When claims are entered; what waited for the ledger is later than what it waited for. #}
+{% macro claimed_at() -%}
+    {{ adapter.dispatch('claimed_at')() }}
+{%- endmacro %}
+
+
+{% macro default__claimed_at() -%}
+    {{ dbt.current_timestamp() }}
+{%- endmacro %}
+
+
 {# DuckDB lets one process write. #}
 {% macro default__lock_creation(relation) %}{% endmacro %}
 
@@ -124,7 +202,7 @@
     {%- if claims[3] and claims[0] == 0 -%}
         {%- set problem = "has rows but " ~ ledger ~ " does not say which loads they count" -%}
     {%- elif claims[1] > 0 -%}
-        {%- set problem = "was counted by other metrics than those declared now" -%}
+        {%- set problem = "was built by another declaration than the one of now" -%}
     {%- elif claims[2] > 0 -%}
         {%- set problem = "counts " ~ claims[2] ~ " loads that are no longer there" -%}
     {%- endif -%}

@@ -12,7 +12,28 @@
 {# DuckDB takes the right side of ->> for a JSONPath when it begins with $ and treats * as a wildcard
    even in quotes; a JSON Pointer has no special characters but the two escaped here. #}
 {% macro duckdb__property(name, column) -%}
-    json_extract_string({{ column }}, {{ text_literal('/' ~ name | replace('~', '~0') | replace('/', '~1')) }})
+    json_extract_string({{ column }}, {{ text_literal(duckdb__pointer(name)) }})
+{%- endmacro %}
+
+
+{# The item at a place, from 0 on, of a property that is a list; null where there is none. #}
+{% macro property_item(name, place, column='properties') -%}
+    {{ adapter.dispatch('property_item')(name, place, column) }}
+{%- endmacro %}
+
+
+{% macro postgres__property_item(name, place, column) -%}
+    ({{ column }} -> {{ text_literal(name) }} ->> {{ place }})
+{%- endmacro %}
+
+
+{% macro duckdb__property_item(name, place, column) -%}
+    json_extract_string({{ column }}, {{ text_literal(duckdb__pointer(name) ~ '/' ~ place) }})
+{%- endmacro %}
+
+
+{% macro duckdb__pointer(name) -%}
+    {%- do return('/' ~ name | replace('~', '~0') | replace('/', '~1')) -%}
 {%- endmacro %}
 
 

@@ -1,53 +1,114 @@
 {#
-    Removes the events for which `condition`, SQL on stg_mixpanel__events, is true, and counts those
-    who did them again from what is left of the counted loads: in one transaction, because a count
-    without its events, or events that are still counted when they come again, would be wrong.
+    Removes the events for which `condition`, SQL on stg_mixpanel__events, is true, and works out
+    from what is left who did what, and who is who: in one transaction, because a count without its
+    events, or events that are still counted when they come again, would be wrong.
 
     To be called by `run.py remove`, which keeps syncs away meanwhile.
 #}
 {% macro remove_events(condition) %}
-    {%- set events = ref('stg_mixpanel__events') -%}
+    {%- set events = ref('stg_mixpanel__events').render() -%}
     {%- set subscribers = load_relation(ref('subscribers')) -%}
-    {%- set ledger = counted_loads(ref('subscribers')) -%}
-    {%- call statement('remove') -%}
-        {%- if subscribers -%}
-            {{ adapter.dispatch('lock_ledger')(ledger) }}
-        {%- endif %}
-        create temporary table removed_events as
-        select event_key, subscriber_id from {{ events.render() }} where ({{ condition }});
-
-        delete from {{ source('mixpanel', 'events').render() }}
-        where event_key in (select event_key from removed_events);
-
-        {% if subscribers %}
-            create temporary table recounted_subscribers as
-            select
-                subscriber_id,
-                {{ metric_columns() }}
-                count(*) as events_processed,
-                min(occurred_at) as first_event_at,
-                max(occurred_at) as last_event_at,
-                {{ dbt.current_timestamp() }} as updated_at
-            from {{ events.render() }}
-            where
-                subscriber_id in (select subscriber_id from removed_events)
-                and _dlt_load_id in (select load_id from {{ ledger }} where model = 'subscribers')
-                and {{ is_tracked_event() }}
-            group by subscriber_id;
-
-            delete from {{ subscribers }}
-            where
-                subscriber_id in (select subscriber_id from removed_events)
-                and subscriber_id not in (select subscriber_id from recounted_subscribers);
-
-            update {{ subscribers }} as stored
-            set
-                {%- for column in adapter.get_columns_in_relation(subscribers) if column.name != 'subscriber_id' %}
-                {{ column.quoted }} = recounted.{{ column.quoted }}{{ ',' if not loop.last }}
-                {%- endfor %}
-            from recounted_subscribers as recounted
-            where stored.subscriber_id = recounted.subscriber_id;
-        {% endif %}
+    {%- call statement('begin') -%}
+        {{ adapter.dispatch('begin_operation')() }}
     {%- endcall -%}
+    {%- if subscribers -%}
+        {%- do run_query(adapter.dispatch('lock_ledger')(counted_loads(subscribers)) or 'select 1') -%}
+    {%- endif -%}
+    {%- do make_temporary_table('removed_events', "select event_key, subscriber_id from " ~ events ~ " where (" ~ condition ~ ")") -%}
+    {%- if subscribers -%}
+        {%- do make_temporary_table('removed_evidence', identity_evidence(events, "event_key in (select event_key from removed_events)")) -%}
+    {%- endif -%}
+    {%- do run_query(
+        "delete from " ~ source('mixpanel', 'events').render()
+        ~ " where event_key in (select event_key from removed_events)"
+    ) -%}
+    {%- if subscribers -%}
+        {%- set of_removed = "subscriber_id in (select subscriber_id from removed_events)" -%}
+        {%- set days = ref('subscriber_days') -%}
+        {%- do replace_rows(
+            days, of_removed, subscriber_day_counts(events, of_removed ~ " and " ~ is_counted(days))
+        ) -%}
+        {%- do resolve_without_removed(events) -%}
+        {%- do make_temporary_table('touched_subscribers', touched_by_removal()) -%}
+        {%- do replace_rows(
+            subscribers,
+            "subscriber_id in (select subscriber_id from touched_subscribers)",
+            subscriber_totals('touched_subscribers')
+        ) -%}
+    {%- endif -%}
     {%- do adapter.commit() -%}
+{% endmacro %}
+
+
+{# dbt begins a transaction with the first statement. #}
+{% macro default__begin_operation() -%}
+    select 1
+{%- endmacro %}
+
+
+{# Evidence that is gone with the removed events, and what it made of their ids. #}
+{% macro resolve_without_removed(events) %}
+    {%- set edges, identities = ref('identity_edges'), ref('identity_map') -%}
+    {%- set is_removed -%}
+        exists (
+            select 1
+            from removed_evidence as removed
+            where
+                removed.anonymous_id = edges.anonymous_id
+                and removed.identified_id = edges.identified_id
+                and removed.evidence = edges.evidence
+        )
+    {%- endset -%}
+    {%- set left -%}
+        select edges.* from ({{ identity_evidence(events, is_counted(edges)) }}) as edges where {{ is_removed }}
+    {%- endset -%}
+    {#- A device that was bound by what is removed may be bound to another user now. -#}
+    {%- set evident_ids -%}
+        select anonymous_id as distinct_id from removed_evidence
+        union
+        select identified_id from removed_evidence
+        union
+        select identified_id from {{ edges.render() }}
+        where anonymous_id in (select anonymous_id from removed_evidence)
+    {%- endset -%}
+    {%- do replace_rows(edges, is_removed, left, alias='edges') -%}
+    {%- do resolve_identities(evident_ids, identities) -%}
+    {%- do make_temporary_table(
+        'known_ids', "select * from " ~ identities ~ " where distinct_id in (select distinct_id from touched_ids)"
+    ) -%}
+    {%- do replace_rows(
+        identities, "distinct_id in (select distinct_id from touched_ids)", "select * from resolved_ids"
+    ) -%}
+{% endmacro %}
+
+
+{# Whoever did something that is gone, and whoever had, or has now, one of the ids. #}
+{% macro touched_by_removal() -%}
+    select coalesce(identities.resolved_distinct_id, removed.subscriber_id) as subscriber_id
+    from removed_events as removed
+    left join {{ ref('identity_map').render() }} as identities
+        on removed.subscriber_id = identities.distinct_id
+    where removed.subscriber_id is not null
+    union
+    select distinct_id from touched_ids
+    union
+    select resolved_distinct_id from known_ids
+    union
+    select resolved_distinct_id from resolved_ids
+{%- endmacro %}
+
+
+{% macro is_counted(model) -%}
+    _dlt_load_id in (
+        select load_id from {{ counted_loads(model) }} where model = {{ text_literal(model.identifier) }}
+    )
+{%- endmacro %}
+
+
+{# Has what the query finds take the place of the rows for which `condition` is true. #}
+{% macro replace_rows(relation, condition, query, alias='stored') %}
+    {%- set names = adapter.get_columns_in_relation(relation) | map(attribute='quoted') | join(', ') -%}
+    {%- do make_temporary_table('replacements', query) -%}
+    {%- do run_query("delete from " ~ relation ~ " as " ~ alias ~ " where " ~ condition) -%}
+    {%- do run_query("insert into " ~ relation ~ " (" ~ names ~ ") select " ~ names ~ " from replacements") -%}
 {% endmacro %}

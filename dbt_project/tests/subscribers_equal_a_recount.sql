@@ -14,10 +14,17 @@ counted as (
 
 events as (
 
-    select events.*
+    select
+        coalesce(identities.resolved_distinct_id, events.subscriber_id) as subscriber_id,
+        events.event,
+        events.properties,
+        events.occurred_at
     from {{ ref('stg_mixpanel__events') }} as events
     inner join counted on events._dlt_load_id = counted.load_id
-    where events.subscriber_id is not null
+    left join {{ ref('identity_map') }} as identities on events.subscriber_id = identities.distinct_id
+    where
+        events.subscriber_id is not null
+        and {{ is_wanted_subscriber('coalesce(identities.resolved_distinct_id, events.subscriber_id)') }}
 
 ),
 

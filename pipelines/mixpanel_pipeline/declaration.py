@@ -1,7 +1,8 @@
 """The metrics that `dbt_project.yml` declares, read and checked."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from mixpanel_pipeline import project
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 _KEYS = ("event", "where", "unless", "kind", "description")
+# https://docs.mixpanel.com/docs/tracking-methods/id-management/identifying-users-original
+_IDENTITY_EVENTS = ("$create_alias", "$identify", "$merge")
 _KINDS = ("count", "flag")
 # What `subscribers` has beside the metrics, and what PostgreSQL gives every table.
 _OWN_COLUMNS = (
@@ -38,25 +41,64 @@ _TYPES = {
     "map": "a mapping",
 }
 
+# For each rule of who is who: YAML's types for it, what is right, and how to say so.
+_IDENTITY_RULES: dict[str, tuple[Sequence[str], Callable[[Any], bool], str]] = {
+    "identity": (
+        ["str"],
+        lambda node: node.value in ("resolve", "as_exported"),
+        "`resolve` or `as_exported`",
+    ),
+    "include_anonymous": (["bool"], lambda _: True, "true or false"),
+    "max_cluster_ids": (["int"], lambda node: int(node.value) >= 1, "a number, 1 or more"),
+    "junk_ids": (
+        ["seq"],
+        lambda node: all(_type(junk) == "str" for junk in node.value),
+        'a list of texts (in quotes: "null")',
+    ),
+}
+
 Metrics = dict[str, dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What `dbt_project.yml` declares.
+
+    Attributes:
+        metrics: The metrics by name.
+        resolves_identities: Whether several ids can be one subscriber.
+    """
+
+    metrics: Metrics
+    resolves_identities: bool
+
+
 @cache
+def declared() -> Declared:
+    """The whole declaration, checked.
+
+    Raises:
+        ConfigurationError: It is not readable or says what cannot be; the message names the file,
+            the line and what to write instead.
+    """
+    declaration = _Declaration(project.DBT_PROJECT / "dbt_project.yml")
+    return Declared(declaration.metrics(), declaration.resolves_identities())
+
+
 def metrics() -> Metrics:
     """The metrics by name, as `dbt_project.yml` declares them.
 
     Raises:
-        ConfigurationError: The declaration is not readable or says what no metric can be; the
-            message names the file, the line and what to write instead.
+        ConfigurationError: As `declared`.
     """
-    return _Declaration(project.DBT_PROJECT / "dbt_project.yml").metrics()
+    return declared().metrics
 
 
 def tracked_events() -> list[str]:
     """The names of the events that the metrics need.
 
     Raises:
-        ConfigurationError: As `metrics`, and when there are none.
+        ConfigurationError: As `declared`, and when there are none.
     """
     names = {metric["event"] for metric in metrics().values()}
     if not names:
@@ -66,6 +108,15 @@ def tracked_events() -> list[str]:
             'events = "all" or a list of names'
         )
     return sorted(names)
+
+
+def identity_events() -> list[str]:
+    """The names of the events that say who is who; none when ids are taken as exported.
+
+    Raises:
+        ConfigurationError: As `declared`.
+    """
+    return list(_IDENTITY_EVENTS) if declared().resolves_identities else []
 
 
 class _Declaration:
@@ -95,7 +146,22 @@ class _Declaration:
             self._check_name(name, key)
         if "invariants" in variables:
             self._check_invariants(variables["invariants"], found)
+        self._check_identity(variables)
         return found
+
+    def resolves_identities(self) -> bool:
+        """Whether several ids can be one subscriber."""
+        root = self._mapping(self._root, "the file")
+        variables = self._mapping(root["vars"], "`vars`")
+        return "identity" not in variables or variables["identity"].value == "resolve"
+
+    def _check_identity(self, variables: dict[str, yaml.Node]) -> None:
+        """The rules of who is who, where they are declared."""
+        for name, (types, is_right, rule) in _IDENTITY_RULES.items():
+            node = variables.get(name)
+            if node is not None and (_type(node) not in types or not is_right(node)):
+                told = f", not {node.value}" if isinstance(node, yaml.ScalarNode) else ""
+                self._refuse(node, f"`{name}` takes {rule}{told}")
 
     def _metric(self, name: str, node: yaml.Node) -> dict[str, Any]:
         what = f"the metric `{name}`"

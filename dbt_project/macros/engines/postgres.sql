@@ -91,7 +91,9 @@
         {%- for name, type in added -%}{%- do changes.append("add column " ~ adapter.quote(name) ~ " " ~ type) -%}{%- endfor -%}
         {%- do run_query(postgres__patiently(target, "alter table " ~ target ~ " " ~ changes | join(', '))) -%}
     {%- endif -%}
-    {%- do postgres__index_by_hash(target, config.get('unique_key')) -%}
+    {%- for column in config.meta_get('hash_indexes', [config.get('unique_key')]) -%}
+        {%- do postgres__index_by_hash(target, column) -%}
+    {%- endfor -%}
 
     {%- call statement('main') -%}
         {%- if rebuild -%}
@@ -325,6 +327,12 @@
 {%- endmacro %}
 
 
+{# `now()` is when the transaction began, before it waited. #}
+{% macro postgres__claimed_at() -%}
+    clock_timestamp()
+{%- endmacro %}
+
+
 {#
     PostgreSQL would take the claims for one row and look up each load by itself: minutes, not
     seconds. And it cannot know how many subscribers there are: guessing a tenth of the events, it
@@ -343,4 +351,13 @@
 {% macro postgres__look_loads_up() -%}
     set local enable_seqscan = off;
     set local jit = off;
+{%- endmacro %}
+
+
+{#
+    Before an operation dbt ends a transaction in a way that psycopg2 does not see, so that neither
+    of them begins the next one.
+#}
+{% macro postgres__begin_operation() -%}
+    begin
 {%- endmacro %}

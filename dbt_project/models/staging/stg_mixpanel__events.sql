@@ -11,6 +11,7 @@ select
     events.event_key,
     {{ subscriber_id() }} as subscriber_id,
     events.distinct_id,
+    events.distinct_id_before_identity,
     events.insert_id,
     events._dlt_load_id,
 

@@ -41,6 +41,9 @@ class NewEvents(Protocol):
     def not_new(self, delivered: Sequence[Path]) -> pa.Array:
         """The positions of the events that are copies or loaded already, in ascending order."""
 
+    def keep_rekeyed(self, delivered: Sequence[Path], load_id: str) -> None:
+        """Keep which ids Mixpanel exported under others."""
+
 
 class EventsDestination(Destination[Any, Any]):
     """A destination of events.
@@ -95,6 +98,7 @@ class EventsJob(RunnableLoadJob):
         files = in_order(map(Path, paths))
         not_new = self._new_events.not_new(files)
         self._new_events.begin(self._load_id)
+        self._new_events.keep_rekeyed(files, self._load_id)
         # Arrow keeps what was freed, and now the database needs memory.
         pa.default_memory_pool().release_unused()
         self.append(files, not_new)

@@ -172,12 +172,17 @@ class DuckDB(Warehouse):
         """
         if self._is_whole():
             return
+        import duckdb
+
         # A sync of another dataset may be creating it. No dataset's lock has a hyphen in its name.
         with self.path.with_name(f"{self.path.name}.new-file.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not self._is_whole():
-                self.path.unlink(missing_ok=True)
-                self.connect().close()
+                # Under another name, so that what is there is always whole.
+                new = self.path.with_name(f"{self.path.name}.new")
+                new.unlink(missing_ok=True)
+                duckdb.connect(new).close()
+                new.replace(self.path)
 
     def _is_whole(self) -> bool:
         if not self.path.exists():
@@ -204,8 +209,8 @@ class DuckDB(Warehouse):
             connection.execute(f"set memory_limit = '{self.memory_limit}'")
         return found.column(0).combine_chunks()
 
-    def is_missing(self, column: str, name: str) -> str:
-        return f"json_extract_string({column}, '/{name}') is null"
+    def property_text(self, name: str) -> str:
+        return f"json_extract_string(properties, '/{name}')"
 
 
 def configured_path() -> Path:

@@ -175,8 +175,8 @@ class Postgres(Warehouse):
             unlock = f"select pg_advisory_unlock({key})"
             try:
                 check_rights_to_load(cursor, self.schemas)
-                self.check_schemas()
                 self._hold = _Hold(connection, secrets.token_hex(16))
+                self.check_schemas()
                 self._enter_token()
                 yield
             except BaseException:
@@ -273,6 +273,8 @@ class Postgres(Warehouse):
             f"create unique index if not exists events_event_key on {events} (event_key);"
             f"create index if not exists events_dlt_load_id on {events} using brin (_dlt_load_id);"
             f"create index if not exists events_occurred_at on {events} using brin (occurred_at);"
+            f"create index if not exists rekeyed_ids_before on {self.raw}.rekeyed_ids "
+            "using hash (distinct_id_before_identity);"
             f"select brin_summarize_new_values('{self.raw}.events_dlt_load_id');"
             f"select brin_summarize_new_values('{self.raw}.events_occurred_at')"
         )
@@ -286,8 +288,8 @@ class Postgres(Warehouse):
             found = cursor.fetch_arrow_table()
         return found.column(0).combine_chunks()
 
-    def is_missing(self, column: str, name: str) -> str:
-        return f"({column} ->> '{name}') is null"
+    def property_text(self, name: str) -> str:
+        return f"(properties ->> '{name}')"
 
 
 class _PostgresEvents(EventsJob):

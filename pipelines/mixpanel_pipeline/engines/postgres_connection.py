@@ -24,6 +24,7 @@ _RAW_TABLES = [
     "events",
     "loads_begun",
     "rejected_lines",
+    "rekeyed_ids",
     "sync_lock",
     "sync_runs",
 ]
@@ -252,4 +253,4 @@ def check_rights_to_transform(cursor: Any, schemas: Schemas) -> None:
     """`check_rights` of the models."""
     models = [path.stem for path in (DBT_PROJECT / "models").rglob("*.sql")]
     marts = schemas.mart_schema
-    check_rights(cursor, [marts], {marts: [*models, "counted_loads"]})
+    check_rights(cursor, [marts], {marts: [*models, "counted_loads", "identity_changes"]})

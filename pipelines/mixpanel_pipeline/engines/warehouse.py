@@ -92,8 +92,8 @@ class Warehouse(ABC):
         """Create the indexes that the merge and the models need, where there are none yet."""
 
     @abstractmethod
-    def is_missing(self, column: str, name: str) -> str:
-        """The SQL condition that a JSON column has no such property."""
+    def property_text(self, name: str) -> str:
+        """The SQL expression for a property of an event as text; null when it has none."""
 
     @abstractmethod
     def query_delivered(self, delivered: Sequence[Path], query: str) -> pa.Array:

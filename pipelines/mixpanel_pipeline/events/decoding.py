@@ -26,6 +26,12 @@ from mixpanel_pipeline.events.characters import (
 EVENTS_TABLE = "events"
 REJECTED_LINES_TABLE = "rejected_lines"
 
+# Which events are the same: a dataset keeps to the rule that it was begun with, as its keys are by
+# that. Of old, an event without $insert_id was another one once an identity merge had added more
+# than `$distinct_id_before_identity` to it.
+KEY_RULES = ("exported", "original")
+_ADDED_BY_IDENTITY = ("$preshuffle_distinct_id", "$is_reshuffled", "$user_id")
+
 _INSTANT = pa.timestamp("us", tz="UTC")
 
 EVENTS = pa.schema(
@@ -33,6 +39,7 @@ EVENTS = pa.schema(
         pa.field("event_key", pa.string(), nullable=False),
         pa.field("event", pa.string(), nullable=False),
         pa.field("distinct_id", pa.string()),
+        pa.field("distinct_id_before_identity", pa.string()),
         pa.field("insert_id", pa.string()),
         pa.field("occurred_at", _INSTANT, nullable=False),
         pa.field("processed_at", _INSTANT),
@@ -78,6 +85,7 @@ class _Properties(msgspec.Struct, gc=False):
     id_before_identity: str | None = msgspec.field(
         default=None, name="$distinct_id_before_identity"
     )
+    id_before_shuffle: str | None = msgspec.field(default=None, name="$preshuffle_distinct_id")
     processed_ms: int | None = msgspec.field(default=None, name="mp_processing_time_ms")
 
 
@@ -88,6 +96,7 @@ class _UnusualProperties(msgspec.Struct):
     id_before_identity: msgspec.Raw = msgspec.field(
         default=_NULL, name="$distinct_id_before_identity"
     )
+    id_before_shuffle: msgspec.Raw = msgspec.field(default=_NULL, name="$preshuffle_distinct_id")
     processed_ms: msgspec.Raw = msgspec.field(default=_NULL, name="mp_processing_time_ms")
 
 
@@ -108,6 +117,7 @@ class _Event(msgspec.Struct, gc=False):
     event_key: str
     event: str
     distinct_id: str | None
+    id_before_identity: str | None
     insert_id: str | None
     time: int
     processed_ms: int | None
@@ -165,6 +175,7 @@ class EventDecoder:
             time is of that day.
         names: The events that were asked for; None for all. Mixpanel cannot choose by name among
             those that it renamed.
+        keys: Which rule events are the same by, one of `KEY_RULES`.
     """
 
     def __init__(
@@ -174,8 +185,10 @@ class EventDecoder:
         holds_nul: bool,
         only_day: date | None,
         names: Collection[str] | None = None,
+        keys: str = KEY_RULES[-1],
     ) -> None:
         self._timezone = timezone
+        self._sees_through_identity = keys == "original"
         self._names = None if names is None else frozenset(names)
         self._holds_nul = holds_nul
         self._only_day = only_day
@@ -225,7 +238,10 @@ class EventDecoder:
                 if not self._is_wanted(event):
                     return None
             distinct_id, insert_id = identity.distinct_id, identity.insert_id
-            original_id = identity.id_before_identity or distinct_id
+            id_before = identity.id_before_identity or None
+            if self._sees_through_identity:
+                id_before = id_before or identity.id_before_shuffle or None
+            original_id = id_before or distinct_id
             if insert_id:
                 key = _identity(event, original_id, identity.time, insert_id)
             else:
@@ -237,11 +253,13 @@ class EventDecoder:
             replaced += nuls
             event = event.replace("\0", REPLACEMENT)
             distinct_id = distinct_id and distinct_id.replace("\0", REPLACEMENT)
+            id_before = id_before and id_before.replace("\0", REPLACEMENT)
             insert_id = insert_id and insert_id.replace("\0", REPLACEMENT)
         return _Event(
             key,
             event,
             distinct_id,
+            id_before,
             insert_id,
             identity.time,
             identity.processed_ms,
@@ -266,7 +284,8 @@ class EventDecoder:
         lines of a kind or none, as they have the same day and the same time of processing, so the
         count comes out the same whenever they are read.
         """
-        whole = _identity(event, original_id, time, _canonical(payload, original_id))
+        canonical = _canonical(payload, original_id, by_original=self._sees_through_identity)
+        whole = _identity(event, original_id, time, canonical)
         occurrence = str(self._occurrences.count(bytes.fromhex(whole)))
         return _hash(f"{len(whole)}:{whole}{len(occurrence)}:{occurrence}")
 
@@ -298,6 +317,7 @@ class EventDecoder:
                 pa.array([event.event_key for event in events], pa.string()),
                 pa.array([event.event for event in events], pa.string()),
                 pa.array([event.distinct_id for event in events], pa.string()),
+                pa.array([event.id_before_identity for event in events], pa.string()),
                 pa.array([event.insert_id for event in events], pa.string()),
                 occurred_at.cast(_INSTANT),
                 processed_at.cast(_INSTANT),
@@ -345,6 +365,7 @@ def _read_unusual(payload: bytes) -> _Properties:
         distinct_id=_text(tokens.distinct_id),
         insert_id=_text(tokens.insert_id),
         id_before_identity=_text(tokens.id_before_identity),
+        id_before_shuffle=_text(tokens.id_before_shuffle),
         processed_ms=_whole_number(tokens.processed_ms),
     )
 
@@ -382,11 +403,11 @@ def _text(token: msgspec.Raw) -> str | None:
     return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
 
 
-def _canonical(payload: bytes, original_id: str | None) -> str:
+def _canonical(payload: bytes, original_id: str | None, *, by_original: bool) -> str:
     """The whole payload, the same for the same properties in whatever order.
 
     An identity merge rewrites `distinct_id` in later exports, and a hot shard clears it; the
-    original takes its place.
+    original takes its place. What else an identity merge adds is left out.
     """
 
     def verbatim(number: str) -> list[str]:
@@ -395,8 +416,11 @@ def _canonical(payload: bytes, original_id: str | None) -> str:
     properties = json.loads(payload, parse_int=verbatim, parse_float=verbatim)
     if properties.pop("mp_original_event_name", None) is not None:
         properties["distinct_id"] = properties.pop("mp_original_distinct_id", None)
-    if properties.pop("$distinct_id_before_identity", None):
+    if properties.pop("$distinct_id_before_identity", None) or by_original:
         properties["distinct_id"] = original_id
+    if by_original:
+        for name in _ADDED_BY_IDENTITY:
+            properties.pop(name, None)
     return json.dumps(properties, sort_keys=True, separators=(",", ":"))
 
 

@@ -68,8 +68,8 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
             events,
             EVENTS.with_metadata({_ANSWER: number}),
             compression="lz4",
-            use_dictionary=["event", "distinct_id"],
-            write_statistics=["occurred_at"],
+            use_dictionary=["event", "distinct_id", "distinct_id_before_identity"],
+            write_statistics=["occurred_at", "distinct_id_before_identity"],
         ) as events_writer,
         pq.ParquetWriter(rejected_lines, REJECTED_LINES) as rejected_writer,
     ):

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder
+from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, KEY_RULES, EventDecoder
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient, batches
 from mixpanel_pipeline.source.delivered import Delivered, decoded, joined
@@ -20,14 +20,21 @@ class Fetcher:
         client: Where to fetch from.
         names: The names of the events to ask for; None for all.
         holds_nul: Whether the destination's text can hold NUL characters.
+        keys: Which rule events are the same by, one of `KEY_RULES`.
     """
 
     def __init__(
-        self, client: MixpanelClient, names: Sequence[str] | None, *, holds_nul: bool
+        self,
+        client: MixpanelClient,
+        names: Sequence[str] | None,
+        *,
+        holds_nul: bool,
+        keys: str = KEY_RULES[-1],
     ) -> None:
         self._client = client
         self._names = names
         self._holds_nul = holds_nul
+        self._keys = keys
         self._decoding = threading.Lock()
 
     def fetch(self, request: Request, path: Path, slot: Slot) -> Delivered:
@@ -72,5 +79,6 @@ class Fetcher:
             holds_nul=self._holds_nul,
             only_day=window.only_day,
             names=names,
+            keys=self._keys,
         )
         return decoded(answer, decoder)

@@ -235,7 +235,7 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
                 and events._dlt_load_id in (
                     select load_id from {run.warehouse.raw}._dlt_loads where status = 0
                 )
-                and {run.warehouse.is_missing("events.properties", "mp_original_event_name")}
+                and {run.warehouse.property_text("mp_original_event_name")} is null
         )
         select
             event,

@@ -82,10 +82,13 @@ def _has_loads_to_count(warehouse: Warehouse) -> bool:
     )
     return bool(
         warehouse.value(
-            f"select exists (select 1 from {counted} where load_id not in ({completed})) "
-            f"or exists (select 1 from {warehouse.raw}.events where _dlt_load_id in "
-            f"({completed} and load_id not in (select load_id from {counted} "
-            "where model = 'subscribers')))"
+            f"select exists (select 1 from {counted} where load_id not in ({completed}))"
+            + "".join(
+                f" or exists (select 1 from {warehouse.raw}.{table} where _dlt_load_id in "
+                f"({completed} and load_id not in (select load_id from {counted} "
+                "where model = 'subscribers')))"
+                for table in ("events", "rekeyed_ids")
+            )
         )
     )
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.events.decoding import KEY_RULES
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import ConfigurationError
 
@@ -17,20 +18,27 @@ class Dataset:
     warehouse: Warehouse
     settings: MixpanelConfiguration
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Record the settings before the first load, and compare them before all others.
 
         A dataset of an earlier version, which has no record, is taken to be loaded with them.
+
+        Returns:
+            Which rule its events are the same by, one of `KEY_RULES`.
 
         Raises:
             ConfigurationError: One of them is not what the events were loaded with.
         """
         configured = {name: getattr(self.settings, name) for name in _SETTINGS}
-        if not self.warehouse.has_table(self.warehouse.raw, "dataset"):
-            columns = ", ".join(f"{name} text" for name in _SETTINGS)
-            self.warehouse.execute(f"create table {self._table} ({columns})")
-        found = self.warehouse.rows(f"select {', '.join(_SETTINGS)} from {self._table}")
-        recorded = dict(zip(_SETTINGS, found[0], strict=True)) if found else {}
+        columns = self.warehouse.columns(self.warehouse.raw, "dataset")
+        if not columns:
+            defined = ", ".join(f"{name} text" for name in (*_SETTINGS, "event_keys"))
+            self.warehouse.execute(f"create table {self._table} ({defined})")
+        elif "event_keys" not in columns:
+            self.warehouse.execute(f"alter table {self._table} add column event_keys text")
+        found = self.warehouse.rows(f"select {', '.join(_SETTINGS)}, event_keys from {self._table}")
+        recorded = dict(zip(_SETTINGS, found[0], strict=False)) if found else {}
+        recorded_rule = found[0][-1] if found else None
         changed = [
             name
             for name, value in recorded.items()
@@ -40,8 +48,10 @@ class Dataset:
         if changed and self._has_events():
             raise ConfigurationError(self._refusal(changed[0], recorded[changed[0]]))
         known = configured if changed else {n: configured[n] or recorded.get(n) for n in _SETTINGS}
-        if known != recorded:
-            self._record(known)
+        rule: str = recorded_rule or KEY_RULES[0 if self._has_events() else -1]
+        if known != recorded or rule != recorded_rule:
+            self._record({**known, "event_keys": rule})
+        return rule
 
     @property
     def _table(self) -> str:
@@ -53,11 +63,15 @@ class Dataset:
         )
 
     def _record(self, settings: dict[str, str | None]) -> None:
-        self.warehouse.execute(f"delete from {self._table}")
-        self.warehouse.execute(
-            f"insert into {self._table} ({', '.join(_SETTINGS)}) "
-            f"values ({', '.join(['%s'] * len(_SETTINGS))})",
-            list(settings.values()),
+        self.warehouse.execute_held(
+            [
+                (f"delete from {self._table}", []),
+                (
+                    f"insert into {self._table} ({', '.join(settings)}) "
+                    f"values ({', '.join(['%s'] * len(settings))})",
+                    list(settings.values()),
+                ),
+            ]
         )
 
     def _refusal(self, name: str, recorded: str) -> str:

@@ -30,6 +30,7 @@ from mixpanel_pipeline.source.window import (
     last_day,
     later,
 )
+from mixpanel_pipeline.sync import rekeyed_ids
 from mixpanel_pipeline.sync.dlt_settings import only_ours
 from mixpanel_pipeline.sync.new_events import NewEvents
 from mixpanel_pipeline.sync.state import PIPELINE, Watermark, restored, watermark_of
@@ -77,6 +78,7 @@ class Loader:
         settings: The source's configuration.
         client: Where to load from.
         events: The names to ask for; None for all.
+        keys: Which rule events are the same by, one of `KEY_RULES`.
         now: The current instant, with a time zone.
         loaded: Filled in with what was loaded.
         committed: Called after each commit.
@@ -92,6 +94,7 @@ class Loader:
         client: MixpanelClient,
         *,
         events: Sequence[str] | None,
+        keys: str,
         now: datetime,
         loaded: Loaded,
         committed: Callable[[], None],
@@ -103,7 +106,7 @@ class Loader:
         self._destination.new_events = self._new_events
         self._settings = settings
         self._client = client
-        self._fetcher = Fetcher(client, events, holds_nul=warehouse.holds_nul)
+        self._fetcher = Fetcher(client, events, holds_nul=warehouse.holds_nul, keys=keys)
         self._now = now
         self._loaded = loaded
         self._committed = committed
@@ -296,7 +299,11 @@ class Loader:
             or not columns.keys() >= set(EVENTS.names)
         ):
             return False
-        return len(self._new_events.not_new(delivered.events)) == delivered.event_count
+        return (
+            len(self._new_events.not_new(delivered.events)) == delivered.event_count
+            # Copies may tell of an identity that the events themselves did not.
+            and not rekeyed_ids.unknown(self._warehouse, delivered.events)
+        )
 
     def _count(self, delivered: Delivered, load_ids: Sequence[str]) -> None:
         delivery = self._loaded.delivery

@@ -16,6 +16,7 @@ import pyarrow as pa
 from mixpanel_pipeline.engines.positions import row_groups, view_delivered
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse
 from mixpanel_pipeline.events.decoding import EVENTS
+from mixpanel_pipeline.sync import rekeyed_ids
 
 # Of several copies in one answer the last one processed stays. Of those in several answers, as if
 # each were committed alone, one of the first.
@@ -83,8 +84,9 @@ class NewEvents:
         )
         warehouse.execute_held(
             [
-                (f"delete from {raw}.events where _dlt_load_id = %s", [load_id])
+                (f"delete from {table} where _dlt_load_id = %s", [load_id])
                 for (load_id,) in unfinished or []
+                for table in (f"{raw}.events", f"{raw}.{rekeyed_ids.NAME}")
             ]
             + [(f"delete from {self._begun} where load_id = %s", [load_id]) for (load_id,) in begun]
         )
@@ -92,6 +94,10 @@ class NewEvents:
     def begin(self, load_id: str) -> None:
         """Record that a load writes events from now on: they count once it is completed."""
         self._warehouse.execute(f"insert into {self._begun} values (%s)", [load_id])
+
+    def keep_rekeyed(self, delivered: Sequence[Path], load_id: str) -> None:
+        """See `rekeyed_ids.keep`."""
+        rekeyed_ids.keep(self._warehouse, delivered, load_id)
 
     def count(self, load_ids: Sequence[str], lookback: timedelta) -> tuple[int, int]:
         """How many events some loads wrote, and how many of those came later than the lookback."""

@@ -11,9 +11,10 @@ import duckdb
 import psycopg2
 
 from mixpanel_pipeline import interruption
-from mixpanel_pipeline.declaration import tracked_events
+from mixpanel_pipeline.declaration import identity_events, tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
+from mixpanel_pipeline.events.decoding import KEY_RULES
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
@@ -21,6 +22,7 @@ from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import AccessRefused, ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync import rekeyed_ids
 from mixpanel_pipeline.sync.built import forget_build, is_built, keep_build
 from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
@@ -61,6 +63,7 @@ class Run:
         self.summary = Summary(status="ok", mode=mode, destination=warehouse.name)
         self.loaded = Loaded()
         self._settings = settings
+        self._key_rule = KEY_RULES[-1]
         self._progress = progress or Progress()
         self._runs = SyncRuns(warehouse)
         self._id: str | None = None
@@ -79,7 +82,10 @@ class Run:
     def events(self) -> list[str] | None:
         """The names of the events to load; None for all."""
         names = self.settings.event_names
-        return tracked_events() if names == "tracked" else None if names == "all" else list(names)
+        if names == "all":
+            return None
+        asked = tracked_events() if names == "tracked" else list(names)
+        return [*asked, *(name for name in identity_events() if name not in asked)]
 
     @cached_property
     def client(self) -> MixpanelClient:
@@ -102,7 +108,9 @@ class Run:
                     self._id = self._runs.start(self.now, self.summary.mode)
                 try:
                     if self._settings is not None:
-                        Dataset(self.warehouse, self._settings).check()
+                        self._key_rule = Dataset(self.warehouse, self._settings).check()
+                    with self.warehouse.kept_open():
+                        rekeyed_ids.prepare(self.warehouse)
                     with self._progress.shown():
                         steps()
                         interruption.check()
@@ -187,6 +195,7 @@ class Run:
             self.settings,
             self.client,
             events=self.events,
+            keys=self._key_rule,
             now=self.now,
             loaded=self.loaded,
             committed=self._committed,

@@ -1,0 +1,125 @@
+{# What is counted of events per subscriber and day, by whoever counts them. #}
+{% macro subscriber_day_counts(events, condition) -%}
+    select
+        subscriber_id,
+        {{ project_date('occurred_at') }} as event_date,
+        {{ metric_columns() }}
+        count(*) as events_processed,
+        min(occurred_at) as first_event_at,
+        max(occurred_at) as last_event_at,
+        {{ dbt.current_timestamp() }} as updated_at
+    from {{ events }}
+    where
+        {{ condition }}
+        and {{ is_tracked_event() }}
+        and subscriber_id is not null
+    group by subscriber_id, {{ project_date('occurred_at') }}
+{%- endmacro %}
+
+
+{# What the days of the subscribers in `touched` add up to, per person. #}
+{% macro subscriber_totals(touched) -%}
+    select
+        ids.subscriber_id,
+        {% for name, metric in var('metrics').items() -%}
+        {% set column = 'days.' ~ adapter.quote(name) -%}
+        {{ 'bool_or(' ~ column ~ ')' if metric_is_flag(metric) else 'cast(sum(' ~ column ~ ') as bigint)' }} as {{ adapter.quote(name) }},
+        {% endfor -%}
+        cast(sum(days.events_processed) as bigint) as events_processed,
+        min(days.first_event_at) as first_event_at,
+        max(days.last_event_at) as last_event_at,
+        {{ dbt.current_timestamp() }} as updated_at
+    from (
+        select
+            identities.resolved_distinct_id as subscriber_id,
+            identities.distinct_id
+        from {{ ref('identity_map').render() }} as identities
+        where identities.resolved_distinct_id in (select touched.subscriber_id from {{ touched }} as touched)
+        union all
+        -- Whoever is known under one id only is not in the map.
+        select
+            touched.subscriber_id,
+            touched.subscriber_id as distinct_id
+        from {{ touched }} as touched
+        where not exists (
+            select 1
+            from {{ ref('identity_map').render() }} as identities
+            where identities.distinct_id = touched.subscriber_id
+        )
+    ) as ids
+    inner join {{ ref('subscriber_days').render() }} as days
+        on ids.distinct_id = days.subscriber_id
+    where {{ is_wanted_subscriber('ids.subscriber_id') }}
+    group by ids.subscriber_id
+{%- endmacro %}
+
+
+{# Whoever never signed in is left out if the variable `include_anonymous` says so. #}
+{% macro is_wanted_subscriber(subscriber_id) -%}
+    {{ 'true' if var('include_anonymous') else subscriber_id ~ " not like '$device:%'" }}
+{%- endmacro %}
+
+
+{#
+    The pre-hook of `subscribers`: claims what the models it is built on counted, and makes the
+    temporary table `touched_subscribers` of those whose counts that may change.
+#}
+{% macro touch_subscribers() %}
+    {%- set events, days, identities = ref('stg_mixpanel__events'), ref('subscriber_days'), ref('identity_map') -%}
+    {%- if execute -%}
+        {%- set definition = metrics_definition() ~ var('include_anonymous') -%}
+        {%- set everything = claim_counted_loads(definition, [days, identities]) -%}
+        {%- set changes = identity_changes(this) -%}
+        {%- do run_query(open_identity_changes(changes)) -%}
+        {%- if flags.EMPTY -%}
+            {%- do make_temporary_table('touched_subscribers', "select subscriber_id from " ~ days.render() ~ " where false") -%}
+        {%- elif everything -%}
+            {%- do make_temporary_table('touched_subscribers', everyone()) -%}
+        {%- else -%}
+            {%- do make_temporary_table('touched_subscribers', touched_since(changes)) -%}
+        {%- endif -%}
+        {%- if not flags.EMPTY -%}
+            {%- do run_query("delete from " ~ changes) -%}
+        {%- endif -%}
+    {%- endif -%}
+{% endmacro %}
+
+
+{% macro touched_subscribers() -%}
+    touched_subscribers
+{%- endmacro %}
+
+
+{# Everybody there is, and everybody who is stored. #}
+{% macro everyone() -%}
+    select coalesce(identities.resolved_distinct_id, days.subscriber_id) as subscriber_id
+    from {{ ref('subscriber_days').render() }} as days
+    left join {{ ref('identity_map').render() }} as identities
+        on days.subscriber_id = identities.distinct_id
+    {% if is_incremental() -%}
+    union
+    select subscriber_id from {{ this }}
+    {%- else -%}
+    group by 1
+    {%- endif %}
+{%- endmacro %}
+
+
+{# Who did something in the claimed loads, and whose ids became other people's. #}
+{% macro touched_since(changes) -%}
+    select coalesce(identities.resolved_distinct_id, events.subscriber_id) as subscriber_id
+    from (
+        select distinct subscriber_id
+        from {{ ref('stg_mixpanel__events').render() }}
+        where
+            _dlt_load_id in ({{ claimed_loads() }})
+            and {{ is_tracked_event() }}
+            and subscriber_id is not null
+    ) as events
+    left join {{ ref('identity_map').render() }} as identities
+        on events.subscriber_id = identities.distinct_id
+    union
+    select resolved_before from {{ changes }}
+    union
+    select resolved_after from {{ changes }}
+{%- endmacro %}
