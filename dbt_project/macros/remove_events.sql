@@ -6,7 +6,13 @@
     To be called by `run.py remove`, which keeps syncs away meanwhile.
 #}
 {% macro remove_events(condition) %}
-    {%- set events = ref('stg_mixpanel__events').render() -%}
+    {%- do begin_removal() -%}
+    {%- do remove_from_models(condition) -%}
+    {%- do adapter.commit() -%}
+{% endmacro %}
+
+
+{% macro begin_removal() %}
     {%- set subscribers = load_relation(ref('subscribers')) -%}
     {%- call statement('begin') -%}
         {{ adapter.dispatch('begin_operation')() }}
@@ -14,9 +20,27 @@
     {%- if subscribers -%}
         {%- do run_query(adapter.dispatch('lock_ledger')(counted_loads(subscribers)) or 'select 1') -%}
     {%- endif -%}
+{% endmacro %}
+
+
+{#
+    Within a transaction. `other_evidence`: a condition on identity_edges, for what is to go though no
+    removed event told of it.
+#}
+{% macro remove_from_models(condition, other_evidence='false') %}
+    {%- set events = ref('stg_mixpanel__events').render() -%}
+    {%- set subscribers = load_relation(ref('subscribers')) -%}
     {%- do make_temporary_table('removed_events', "select event_key, subscriber_id from " ~ events ~ " where (" ~ condition ~ ")") -%}
     {%- if subscribers -%}
-        {%- do make_temporary_table('removed_evidence', identity_evidence(events, "event_key in (select event_key from removed_events)")) -%}
+        {%- set removed_evidence -%}
+            select anonymous_id, identified_id, evidence
+            from ({{ identity_evidence(events, "event_key in (select event_key from removed_events)") }}) as told
+            union
+            select anonymous_id, identified_id, evidence
+            from {{ ref('identity_edges').render() }}
+            where {{ other_evidence }}
+        {%- endset -%}
+        {%- do make_temporary_table('removed_evidence', removed_evidence) -%}
     {%- endif -%}
     {%- do run_query(
         "delete from " ~ source('mixpanel', 'events').render()
@@ -36,7 +60,6 @@
             subscriber_totals('touched_subscribers')
         ) -%}
     {%- endif -%}
-    {%- do adapter.commit() -%}
 {% endmacro %}
 
 

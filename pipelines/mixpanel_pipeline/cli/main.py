@@ -5,6 +5,7 @@
     python pipelines/run.py --full-refresh
     python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
     python pipelines/run.py remove --where SQL  remove events, and count without them
+    python pipelines/run.py forget ID…          all that is stored of people, for good
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
     python pipelines/run.py demo                try it against a local Mixpanel
 
@@ -45,7 +46,7 @@ EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] in (["dbt"], ["remove"]):
+    if arguments[:1] in (["dbt"], ["forget"], ["remove"]):
         return _with_arguments_of_its_own(*arguments)
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -104,6 +105,7 @@ def _find_settings() -> None:
 def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     _find_settings()
     from mixpanel_pipeline.cli.dbt import run_dbt
+    from mixpanel_pipeline.cli.forget import forget
     from mixpanel_pipeline.cli.remove import remove
     from mixpanel_pipeline.settings import check_settings
     from mixpanel_pipeline.source.errors import ConfigurationError
@@ -112,7 +114,8 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     interruption.unblock()
     try:
         check_settings()
-        return remove(arguments) if command == "remove" else run_dbt(arguments)
+        commands = {"dbt": run_dbt, "forget": forget, "remove": remove}
+        return commands[command](arguments)
     except KeyboardInterrupt:
         print("error: Interrupted. Nothing was changed.", file=sys.stderr)
         return EXIT_FAILED

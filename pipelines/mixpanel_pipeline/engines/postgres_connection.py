@@ -22,9 +22,11 @@ _RAW_TABLES = [
     "built",
     "dataset",
     "events",
+    "forgotten",
     "loads_begun",
     "rejected_lines",
     "rekeyed_ids",
+    "suppressed_ids",
     "sync_lock",
     "sync_runs",
 ]

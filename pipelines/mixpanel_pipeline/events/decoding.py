@@ -22,6 +22,7 @@ from mixpanel_pipeline.events.characters import (
     replace_lone_surrogates,
     replace_nul,
 )
+from mixpanel_pipeline.events.suppression import Suppression
 
 EVENTS_TABLE = "events"
 REJECTED_LINES_TABLE = "rejected_lines"
@@ -176,6 +177,7 @@ class EventDecoder:
         names: The events that were asked for; None for all. Mixpanel cannot choose by name among
             those that it renamed.
         keys: Which rule events are the same by, one of `KEY_RULES`.
+        suppression: Tells what is not to be loaded; None for nothing.
     """
 
     def __init__(
@@ -186,7 +188,9 @@ class EventDecoder:
         only_day: date | None,
         names: Collection[str] | None = None,
         keys: str = KEY_RULES[-1],
+        suppression: Suppression | None = None,
     ) -> None:
+        self._suppression = suppression
         self._timezone = timezone
         self._sees_through_identity = keys == "original"
         self._names = None if names is None else frozenset(names)
@@ -215,6 +219,8 @@ class EventDecoder:
             try:
                 event = self._event(line, repair=repair and may_need_repair(line))
             except _NotAnEvent as problem:
+                if self._suppression and self._suppression.hides_line(line):
+                    continue
                 rejected.append(
                     {"line": _printable(line), "reason": str(problem), "day": self._only_day}
                 )
@@ -227,7 +233,7 @@ class EventDecoder:
         )
 
     def _event(self, line: bytes, *, repair: bool) -> _Event | None:
-        """The columns of a line's event; None if it was not asked for."""
+        """The columns of a line's event; None if it was not asked for, or is not to be loaded."""
         replaced = 0
         if repair:
             line, replaced = replace_lone_surrogates(line)
@@ -237,6 +243,8 @@ class EventDecoder:
                 event = _restored(payload, identity) or event
                 if not self._is_wanted(event):
                     return None
+            if self._suppression and self._suppression.hides(payload):
+                return None
             distinct_id, insert_id = identity.distinct_id, identity.insert_id
             id_before = identity.id_before_identity or None
             if self._sees_through_identity:

@@ -42,6 +42,7 @@ QUERY_HOSTS = {
 
 _SECTION = ("sources", "mixpanel")
 _SECRETS = ("service_account_username", "service_account_secret", "project_secret")
+_HIDDEN = (*_SECRETS, "hash_secret")
 _TYPES: dict[Any, str] = {
     int: "has to be a whole number",
     float: "has to be a number",
@@ -79,6 +80,8 @@ class MixpanelConfiguration(BaseConfiguration):
     service_account_username: str | None = None
     service_account_secret: TSecretStrValue | None = None
     project_secret: TSecretStrValue | None = None
+    hash_secret: TSecretStrValue | None = None
+    """What hashes of forgotten ids are keyed with."""
     region: str = "us"
     base_url: str | None = None
     """Replaces the region's hosts, for a proxy or a local Mixpanel."""
@@ -163,7 +166,12 @@ class MixpanelConfiguration(BaseConfiguration):
         url_password = urlsplit(self.base_url or "").password
         return [
             str(secret)
-            for secret in (self.service_account_secret, self.project_secret, url_password)
+            for secret in (
+                self.service_account_secret,
+                self.project_secret,
+                self.hash_secret,
+                url_password,
+            )
             if secret
         ]
 
@@ -253,7 +261,7 @@ class _Problem:
         """What is wrong, and where; of a secret, not what it is."""
         place = None if self.name in explicit else place_of((*_SECTION, self.name))
         # A password can stand in a URL.
-        shown = "" if self.name in _SECRETS else redacted(f" is {self.value!r}")
+        shown = "" if self.name in _HIDDEN else redacted(f" is {self.value!r}")
         text = f"sources.mixpanel: {self.name}{shown}"
         text += f" ({place}), it" if place else ", it"
         meant = f". Did you mean {self.nearest}?" if self.nearest else ""

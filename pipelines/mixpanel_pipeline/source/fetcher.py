@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, KEY_RULES, EventDecoder
+from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient, batches
 from mixpanel_pipeline.source.delivered import Delivered, decoded, joined
@@ -21,6 +22,7 @@ class Fetcher:
         names: The names of the events to ask for; None for all.
         holds_nul: Whether the destination's text can hold NUL characters.
         keys: Which rule events are the same by, one of `KEY_RULES`.
+        suppression: Tells what is not to be loaded; None for nothing.
     """
 
     def __init__(
@@ -30,7 +32,9 @@ class Fetcher:
         *,
         holds_nul: bool,
         keys: str = KEY_RULES[-1],
+        suppression: Suppression | None = None,
     ) -> None:
+        self._suppression = suppression
         self._client = client
         self._names = names
         self._holds_nul = holds_nul
@@ -80,5 +84,6 @@ class Fetcher:
             only_day=window.only_day,
             names=names,
             keys=self._keys,
+            suppression=self._suppression,
         )
         return decoded(answer, decoder)

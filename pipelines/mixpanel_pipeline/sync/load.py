@@ -14,6 +14,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
+from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.source import Mode, mixpanel
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient
@@ -79,6 +80,7 @@ class Loader:
         client: Where to load from.
         events: The names to ask for; None for all.
         keys: Which rule events are the same by, one of `KEY_RULES`.
+        suppression: Tells what is not to be loaded; None for nothing.
         now: The current instant, with a time zone.
         loaded: Filled in with what was loaded.
         committed: Called after each commit.
@@ -95,6 +97,7 @@ class Loader:
         *,
         events: Sequence[str] | None,
         keys: str,
+        suppression: Suppression | None,
         now: datetime,
         loaded: Loaded,
         committed: Callable[[], None],
@@ -106,7 +109,9 @@ class Loader:
         self._destination.new_events = self._new_events
         self._settings = settings
         self._client = client
-        self._fetcher = Fetcher(client, events, holds_nul=warehouse.holds_nul, keys=keys)
+        self._fetcher = Fetcher(
+            client, events, holds_nul=warehouse.holds_nul, keys=keys, suppression=suppression
+        )
         self._now = now
         self._loaded = loaded
         self._committed = committed

@@ -15,6 +15,7 @@ from mixpanel_pipeline.declaration import identity_events, tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import KEY_RULES
+from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
@@ -22,7 +23,7 @@ from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import AccessRefused, ConfigurationError, ExportError
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync import rekeyed_ids
+from mixpanel_pipeline.sync import rekeyed_ids, suppressed_ids
 from mixpanel_pipeline.sync.built import forget_build, is_built, keep_build
 from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
@@ -64,6 +65,7 @@ class Run:
         self.loaded = Loaded()
         self._settings = settings
         self._key_rule = KEY_RULES[-1]
+        self._suppression: Suppression | None = None
         self._progress = progress or Progress()
         self._runs = SyncRuns(warehouse)
         self._id: str | None = None
@@ -109,6 +111,8 @@ class Run:
                 try:
                     if self._settings is not None:
                         self._key_rule = Dataset(self.warehouse, self._settings).check()
+                        secret = self._settings.hash_secret
+                        self._suppression = suppressed_ids.suppression(self.warehouse, secret)
                     with self.warehouse.kept_open():
                         rekeyed_ids.prepare(self.warehouse)
                     with self._progress.shown():
@@ -196,6 +200,7 @@ class Run:
             self.client,
             events=self.events,
             keys=self._key_rule,
+            suppression=self._suppression,
             now=self.now,
             loaded=self.loaded,
             committed=self._committed,

@@ -1,0 +1,107 @@
+"""Forgetting people: all that is stored of them goes, and does not come back."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.sync import rekeyed_ids, suppressed_ids
+from mixpanel_pipeline.sync.new_events import NewEvents
+from mixpanel_pipeline.sync.transform import call_dbt, in_one_line
+
+# A query with more parameters gains nothing.
+_IDS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What is stored of some people, or was."""
+
+    ids: int
+    """Those given, and all others of the same people."""
+    events: int
+    rejected_lines: int
+    subscribers: int
+    is_done: bool
+
+    def as_json(self) -> str:
+        """One JSON object on one line."""
+        return json.dumps(asdict(self))
+
+
+def forget(
+    warehouse: Warehouse, ids: Sequence[str], secret: str | None, *, dry_run: bool = False
+) -> Forgotten:
+    """Remove everything of the people that some ids are of, and never load it again.
+
+    In one transaction their events, rejected lines that name them, counts and evidence go, and
+    keyed hashes of their ids are entered in `suppressed_ids`. How much it was, without the ids, is
+    recorded in `forgotten`. It may be done again for the same ids.
+
+    Args:
+        warehouse: Where they are.
+        ids: Any of the people's ids.
+        secret: What the hashes are keyed with; syncs need it from then on.
+        dry_run: Only find out how much there is.
+
+    Raises:
+        AnotherSyncIsRunning: Somebody loads or removes already.
+        ConfigurationError: The secret is missing, short, or not the one of before.
+        SyncError: Nothing is built yet, or nothing was removed because of an error.
+    """
+    with warehouse.lock():
+        if not warehouse.has_table(warehouse.marts, "subscribers"):
+            raise SyncError(
+                f"There is no {warehouse.marts}.subscribers to find people in. Build the models "
+                "first: python pipelines/run.py --skip-load"
+            )
+        suppressed_ids.suppression(warehouse, secret)
+        theirs = _of_the_same_people(warehouse, sorted({one for one in ids if one}))
+        arguments: dict[str, Any] = {"ids": theirs, "dry_run": dry_run}
+        arguments["hashes"] = [] if dry_run else suppressed_ids.entries(theirs, secret)
+        with warehouse.kept_open():
+            rekeyed_ids.prepare(warehouse)
+            suppressed_ids.prepare(warehouse)
+            # What a load left that did not complete is theirs too.
+            NewEvents(warehouse).remove_unfinished()
+            found = _run(warehouse, arguments)
+        return Forgotten(len(theirs), **found, is_done=not dry_run)
+
+
+def _of_the_same_people(warehouse: Warehouse, ids: Sequence[str]) -> list[str]:
+    identities = f"{warehouse.marts}.identity_map"
+    found = set(ids)
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        chunk = ids[start : start + _IDS_AT_ONCE]
+        places = ", ".join(["%s"] * len(chunk))
+        found |= {
+            one
+            for (one,) in warehouse.rows(
+                f"select distinct_id from {identities} where resolved_distinct_id in "
+                f"(select resolved_distinct_id from {identities} where distinct_id in ({places}))",
+                chunk,
+            )
+        }
+    return sorted(found)
+
+
+def _run(warehouse: Warehouse, arguments: dict[str, Any]) -> dict[str, int]:
+    said: list[str] = []
+    told: list[dict[str, int]] = []
+
+    def listen(event: Any) -> None:
+        # The result of an operation says neither what it found nor why it failed.
+        if event.info.name.startswith("RunningOperation"):
+            said.append(event.data.exc)
+        if event.info.name == "JinjaLogInfo":
+            told.append(json.loads(event.data.msg))
+
+    result = call_dbt(
+        warehouse, ["run-operation", "forget", "--args", json.dumps(arguments)], [listen]
+    )
+    if not result.success or not told:
+        reason = in_one_line("; ".join(said) or str(result.exception))
+        raise SyncError(f"Nothing was forgotten: {reason}.")
+    return told[-1]

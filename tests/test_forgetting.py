@@ -1,0 +1,117 @@
+"""People who are forgotten: nothing of them is left, and nothing comes back."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from mixpanel_pipeline.cli.main import main
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.errors import ConfigurationError
+from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.forgetting import forget
+from mixpanel_pipeline.sync.pipeline import audit_only
+from tests.conftest import NOW
+from tests.test_identity import DEVICE, event, signed_in
+from tests.warehouses import rows, subscribers
+
+SECRET = "0123456789abcdef0123456789abcdef"
+TABLES = [
+    ("mixpanel_raw", "events"),
+    ("mixpanel_raw", "rejected_lines"),
+    ("mixpanel_raw", "rekeyed_ids"),
+    ("mixpanel_raw", "forgotten"),
+    ("mixpanel_raw", "sync_runs"),
+    ("mixpanel", "subscriber_days"),
+    ("mixpanel", "identity_edges"),
+    ("mixpanel", "identity_map"),
+    ("mixpanel", "identity_changes"),
+    ("mixpanel", "subscribers"),
+]
+
+
+@pytest.fixture
+def known(mixpanel, warehouse, run_sync, monkeypatch):
+    """Ada, under three ids and in a line that is no event, and Bob."""
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", SECRET)
+    copy = event("$device:d2", 40, more={"$distinct_id_before_identity": "$device:d2"})
+    copy["properties"]["distinct_id"] = "ada"
+    mixpanel.add([event(DEVICE, 60), signed_in("ada", 30), copy, event("bob"), event(None, 5)])
+    mixpanel.add_lines((NOW - timedelta(days=1)).date(), [b'{"who": "ada"}'], "$ae_session")
+    assert run_sync().error is None
+    assert subscribers(warehouse)["ada"]["app_sessions"] == 3
+    return subscribers(warehouse)["bob"]
+
+
+def everything(warehouse) -> str:
+    return " ".join(
+        json.dumps(rows(warehouse, f"select * from {schema}.{table}"), default=str)
+        for schema, table in TABLES
+    )
+
+
+def test_nothing_of_who_is_forgotten_is_left_or_comes_back(mixpanel, warehouse, run_sync, known):
+    dry = forget(warehouse, ["ada"], SECRET, dry_run=True)
+    assert (dry.ids, dry.events, dry.rejected_lines, dry.subscribers) == (3, 3, 1, 1)
+    assert "ada" in everything(warehouse)
+    done = forget(warehouse, [DEVICE], SECRET)
+    assert (done.ids, done.events, done.rejected_lines, done.subscribers) == (3, 3, 1, 1)
+
+    def is_gone():
+        left = everything(warehouse)
+        return subscribers(warehouse) == {"bob": known} and not any(
+            one in left for one in ("ada", "d1", "d2")
+        )
+
+    assert is_gone()
+    hashes = [one for (one,) in rows(warehouse, "select id_hash from mixpanel_raw.suppressed_ids")]
+    # Three ids, and what tells the secret.
+    assert sorted(map(len, hashes)) == [64] * 4
+    assert rows(warehouse, "select ids, events from mixpanel_raw.forgotten") == [(3, 3)]
+    assert run_sync().error is None
+    assert is_gone()
+    mixpanel.add([signed_in("ada", 3), event(DEVICE, 2), event("$device:d2", 1)])
+    today = Window(NOW.date(), NOW.date())
+    for arguments in ({}, {"backfill": today}, {"full_refresh": True}):
+        summary = run_sync(**arguments)
+        assert (summary.error, summary.events_new) == (None, 0)
+        assert is_gone()
+    audit_only(warehouse, load_configuration(), now=NOW, days=2, heal=True)
+    assert is_gone()
+    assert forget(warehouse, ["ada"], SECRET).events == 0
+
+
+def test_without_the_secret_nobody_is_forgotten_and_nothing_synced(
+    mixpanel, warehouse, run_sync, known, monkeypatch
+):
+    for secret in (None, "short"):
+        with pytest.raises(ConfigurationError, match="at least 32 characters"):
+            forget(warehouse, ["ada"], secret)
+    forget(warehouse, ["ada"], SECRET)
+    requests = len(mixpanel.requests)
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", SECRET.upper())
+    with pytest.raises(ConfigurationError, match="hash_secret is another one"):
+        run_sync()
+    monkeypatch.delenv("SOURCES__MIXPANEL__HASH_SECRET")
+    with pytest.raises(ConfigurationError, match="hash_secret is not set"):
+        run_sync()
+    assert len(mixpanel.requests) == requests
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsys):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("ada\n\nnobody\n", encoding="utf-8")
+    assert main(["forget", "--file", str(ids), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {
+        "ids": 4,
+        "events": 3,
+        "rejected_lines": 1,
+        "subscribers": 1,
+        "is_done": True,
+    }
+    assert subscribers(warehouse) == {"bob": known}
+    with pytest.raises(SystemExit):
+        main(["forget"])
+    assert "whom to forget?" in capsys.readouterr().err
