@@ -156,6 +156,21 @@ def who(event: Event) -> str | None:
     return None if found is None else str(found)
 
 
+def named(event: Event) -> set[str]:
+    """Every id that an event names as somebody's."""
+    properties = event["properties"]
+    names = {*ID_PROPERTIES, "$distinct_id_before_identity", "$anon_id", "alias", "$device_id"}
+    found = {str(properties[name]) for name in names if properties.get(name)}
+    device = properties.get("$device_id")
+    return found | {f"$device:{device}"} | set(properties.get("$distinct_ids", []))
+
+
+def cluster(one: str, resolved: dict[str, str]) -> set[str]:
+    """The ids that resolve to the same as this one."""
+    same = {other for other in resolved if resolved[other] == resolved.get(one)}
+    return same | {one}
+
+
 def subscribers(events: Iterable[Event], pairs: Iterable[tuple[str, str]] = ()) -> dict[str, Row]:
     """The rows of `mixpanel.subscribers` by subscriber, without `updated_at`; times in seconds.
 

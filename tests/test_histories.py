@@ -21,6 +21,7 @@ from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
+from mixpanel_pipeline.sync.forgetting import forget
 from mixpanel_pipeline.sync.pipeline import audit_only, sync
 from mixpanel_pipeline.sync.removal import remove_events
 from mixpanel_pipeline.sync.summary import Summary
@@ -53,6 +54,8 @@ BROKEN = [
 USERS = ["ada", "bob", "flo", "gil", "hal"]
 DEVICES = ["d1", "d2", "d3", "d4", "d5", "d6", "d7", "null"]
 
+HASH_SECRET = "0123456789abcdef0123456789abcdef"
+
 Events = dict[Hashable, recount.Event]
 
 
@@ -69,6 +72,8 @@ class History:
     cursor: str = "occurred_at"
     sent: list[recount.Event] = field(default_factory=list)
     loaded: Events = field(default_factory=dict)
+    forgotten: set[str] = field(default_factory=set)
+    """The ids that were forgotten."""
     removed: set[Hashable] = field(default_factory=set)
     """The events that were once removed."""
     pairs: set[tuple[str, str]] = field(default_factory=set)
@@ -99,6 +104,7 @@ class History:
             self.full_refresh_after_an_outage,
             self.sync_beside_a_reader,
             self.removal,
+            self.forget_somebody,
         ]
         if self.server is not None:
             actions += [self.sync_while_the_server_restarts, self.sync_that_loses_its_lock]
@@ -201,6 +207,7 @@ class History:
             json.dumps(event).encode()
             for event in self.sent
             if event["event"] in recount.ASKED
+            and not recount.named(event) & self.forgotten
             and event["properties"]["mp_processing_time_ms"] < (self.now.timestamp() - 60) * 1000
             and _day(event) <= self.now.date()
         }
@@ -219,11 +226,10 @@ class History:
         for request in self.mixpanel.requests[before:]:
             if request.path == "/api/2.0/export" and request.status == 200:
                 query = request.query
-                lines = self.mixpanel.lines(
+                lines = self._delivered(
                     date.fromisoformat(query["from_date"]),
                     date.fromisoformat(query["to_date"]),
-                    recount.ASKED,
-                    where=query.get("where"),
+                    query.get("where"),
                 )
                 delivered.everything = recount.deliver(delivered.everything, lines)
                 delivered.pairs |= recount.rekeyed(lines)
@@ -256,7 +262,7 @@ class History:
             reached = max((_day(event) for event in self.loaded.values()), default=first)
             first = min(first, reached)
         self.sync(full_refresh=True)
-        lines = self.mixpanel.lines(first, self.now.date(), recount.ASKED)
+        lines = self._delivered(first, self.now.date())
         missing = recount.deliver({}, lines).keys() - self.loaded.keys()
         assert not missing, f"not loaded: {missing}"
 
@@ -297,11 +303,11 @@ class History:
             audit = audit_only(
                 self.warehouse, load_configuration(), now=self.now, days=days, heal=True
             )
-        assert audit.status in ("equal", "healed"), audit
+        # What was forgotten, Mixpanel still counts.
+        expected = ["equal", "healed", *(["differing"] if self.forgotten else [])]
+        assert audit.status in expected, audit
         self.loaded, self.pairs = delivered.everything, delivered.pairs
-        everything = self.mixpanel.lines(
-            (self.now - timedelta(days=days - 1)).date(), self.now.date(), recount.ASKED
-        )
+        everything = self._delivered((self.now - timedelta(days=days - 1)).date(), self.now.date())
         assert recount.deliver({}, everything).keys() <= self.loaded.keys()
         if audit.healed_days:
             self.counted = self._what_is_loaded()
@@ -363,6 +369,30 @@ class History:
         self.counted = Counted(_without(gone, self.counted.events), self.counted.pairs)
         self.did["events removed"] += len(gone)
         return f"removal of {len(gone)} events of {one}"
+
+    def forget_somebody(self) -> str:
+        """Once in a history: with everybody gone there would be none."""
+        if self.counted is None or self.forgotten:
+            return "nobody to forget"
+        self.sync()
+        one = self.random.choice([*USERS, "eve", "zoe", "$device:d1"])
+        theirs = recount.cluster(one, recount.identities(self.loaded.values(), self.pairs))
+        done = forget(self.warehouse, [one], HASH_SECRET)
+        assert done.ids == len(theirs)
+        gone = {key for key, event in self.loaded.items() if recount.named(event) & theirs}
+        assert done.events == len(gone)
+        self.forgotten = theirs
+        self.removed |= gone
+        self.loaded = _without(gone, self.loaded)
+        self.pairs = {pair for pair in self.pairs if not theirs & set(pair)}
+        self.counted = self._what_is_loaded()
+        self.did["events forgotten"] += len(gone)
+        return f"forget {theirs}"
+
+    def _delivered(self, first: date, last: date, where: str | None = None) -> list[bytes]:
+        """What Mixpanel exports of these days, and is not to be forgotten."""
+        lines = self.mixpanel.lines(first, last, recount.ASKED, where=where)
+        return [line for line in lines if not recount.named(json.loads(line)) & self.forgotten]
 
     def sync_on_a_full_disk(self) -> str:
         file_bytes = self.random.choice([20_000, 200_000, 2_000_000])
@@ -526,6 +556,7 @@ def test_every_event_counts_once_after_any_history(
     request, warehouse, mixpanel, monkeypatch, record_property, seed
 ):
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "2")
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", HASH_SECRET)
     monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", "occurred_at")
     monkeypatch.setenv("SOURCES__MIXPANEL__ARRIVAL_DAYS", "60")
     if seed % 2:
