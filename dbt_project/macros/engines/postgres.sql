@@ -94,6 +94,11 @@
     {%- for column in config.meta_get('hash_indexes', [config.get('unique_key')]) -%}
         {%- do postgres__index_by_hash(target, column) -%}
     {%- endfor -%}
+    {#- A hash index is slow where many rows have one value. -#}
+    {%- for column in config.meta_get('indexes', []) -%}
+        {%- set index = adapter.quote(target.identifier ~ '_' ~ column) -%}
+        {%- do run_query("create index if not exists " ~ index ~ " on " ~ target ~ " (" ~ adapter.quote(column) ~ ")") -%}
+    {%- endfor -%}
 
     {%- call statement('main') -%}
         {%- if rebuild -%}

@@ -7,7 +7,8 @@
         pre_hook="{{ claim_loads(definition=identity_definition()) }}",
         meta={
             'merge_add': {'first_seen_at': 'replace', '_dlt_load_id': 'replace'},
-            'hash_indexes': ['anonymous_id', 'identified_id', '_dlt_load_id'],
+            'hash_indexes': ['anonymous_id', 'identified_id'],
+            'indexes': ['_dlt_load_id'],
         },
     )
 }}
