@@ -109,8 +109,9 @@ def test_a_database_of_the_last_version_learns_who_is_who(mixpanel, warehouse, r
     run_sync(skip_transform=True)
     warehouse.execute("alter table mixpanel_raw.events drop column distinct_id_before_identity")
     warehouse.execute("drop table mixpanel_raw.rekeyed_ids")
+    mixpanel.add([event("bob")])
     assert run_sync().error is None
-    assert sessions(warehouse) == {"ada": 2}
+    assert sessions(warehouse) == {"ada": 2, "bob": 1}
 
 
 def test_evidence_of_every_kind_connects_and_junk_does_not(mixpanel, warehouse, run_sync):

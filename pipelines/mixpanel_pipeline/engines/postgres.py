@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -314,18 +315,36 @@ class _PostgresEvents(EventsJob):
             cursor.execute(self._warehouse.still_held)
             if cursor.fetchone() is None:
                 raise SyncError(self._warehouse.lock_lost)
-            loaded = EVENTS.append(_LOAD_ID)
             # As a stream: dlt would hold a whole file in memory.
-            events = pa.RecordBatchReader.from_batches(loaded, self._batches(groups, not_new))
+            batches = self._batches(groups, not_new, self._columns())
+            first = next(batches, None)
+            if first is None:
+                return
+            events = pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
             cursor.adbc_ingest(
                 self.load_table_name, events, mode="append", db_schema_name=self._warehouse.raw
             )
             connection.commit()
 
-    def _batches(self, groups: Sequence[RowGroup], not_new: pa.Array) -> Iterator[pa.RecordBatch]:
+    def _columns(self) -> list[str]:
+        """The table's columns in their order, by which ADBC finds their types.
+
+        In tables of earlier versions, what was added later stands at the end.
+        """
+        found = self._warehouse.rows(
+            "select column_name from information_schema.columns "
+            "where table_schema = %s and table_name = %s order by ordinal_position",
+            [self._warehouse.raw, self.load_table_name],
+        )
+        known = {*EVENTS.names, _LOAD_ID.name}
+        return [name for (name,) in found if name in known]
+
+    def _batches(
+        self, groups: Sequence[RowGroup], not_new: pa.Array, columns: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
         for rows in rows_without(groups, not_new):
             load_ids = pa.repeat(pa.scalar(self._load_id), rows.num_rows)
-            yield from rows.append_column(_LOAD_ID, load_ids).to_batches()
+            yield from rows.append_column(_LOAD_ID, load_ids).select(columns).to_batches()
 
 
 class _PostgresCopy(PostgresParquetCopyJob):
