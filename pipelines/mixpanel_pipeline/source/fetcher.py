@@ -37,6 +37,11 @@ class Fetcher:
         self._suppression = suppression
         self._client = client
         self._names = names
+        # Renamed events are asked for as well, and once: their own names are in their properties.
+        self._asked: list[Sequence[str] | None] = [None]
+        if names is not None:
+            others = (name for name in names if name != HOT_SHARD_EVENT)
+            self._asked = list(batches([HOT_SHARD_EVENT, *others]))
         self._holds_nul = holds_nul
         self._keys = keys
         self._decoding = threading.Lock()
@@ -47,33 +52,27 @@ class Fetcher:
         Raises:
             ExportError: Mixpanel refused, or no whole answer came.
         """
-        if self._names is None:
-            return self._fetch(request, None, path, slot)
-        asked = list(batches(self._names))
-        if len(asked) == 1:
-            return self._fetch(request, asked[0], path, slot)
+        if len(self._asked) == 1:
+            return self._fetch(request, self._asked[0], path, slot)
         return joined(
             [
-                self._fetch(request, names, path.with_name(f"{path.name}{number:04}"), slot)
-                for number, names in enumerate(asked)
+                self._fetch(request, asked, path.with_name(f"{path.name}{number:04}"), slot)
+                for number, asked in enumerate(self._asked)
             ]
         )
 
     def _fetch(
-        self, request: Request, names: Sequence[str] | None, path: Path, slot: Slot
+        self, request: Request, asked: Sequence[str] | None, path: Path, slot: Slot
     ) -> Delivered:
-        # Renamed events are asked for as well: their own names are in their properties.
-        asked = names and [*names, HOT_SHARD_EVENT]
-
         def read(answer: Answer) -> Delivered:
             # One at a time: side by side they would take as long, and more memory.
             with self._decoding:
-                return self.decode(answer, request.window, names)
+                return self.decode(answer, request.window)
 
         return self._client.fetch(request, asked, path, read, slot)
 
-    def decode(self, answer: Answer, window: Window, names: Sequence[str] | None) -> Delivered:
-        """What an answer for the days of `window` delivers of events of those names, or of all.
+    def decode(self, answer: Answer, window: Window) -> Delivered:
+        """What an answer for the days of `window` delivers of events of the names, or of all.
 
         Raises:
             BrokenAnswer: The answer is not whole.
@@ -82,7 +81,7 @@ class Fetcher:
             self._client.settings.zone,
             holds_nul=self._holds_nul,
             only_day=window.only_day,
-            names=names,
+            names=self._names,
             keys=self._keys,
             suppression=self._suppression,
         )

@@ -258,7 +258,7 @@ class Loader:
         answer = Answer(spool / "answer-0", is_gzip=False)
         answer.path.touch()
         today = Window(self._now.date(), self._now.date())
-        delivered = self._fetcher.decode(answer, today, None)
+        delivered = self._fetcher.decode(answer, today)
         with self._warehouse.kept_open():
             self._commit(pipeline, Stage(today, None, self._now), delivered, sets_back=False)
 
