@@ -1,6 +1,9 @@
 import pytest
 from dlt.common.runtime import run_context
 
+from mixpanel_pipeline.engines import open_warehouse
+from mixpanel_pipeline.engines.duckdb import configured_path
+from mixpanel_pipeline.engines.postgres_connection import configured_credentials
 from mixpanel_pipeline.settings import check_settings
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
@@ -234,6 +237,75 @@ def test_the_source_alone_is_configured_as_any_of_dlts(configure, monkeypatch):
     monkeypatch.setenv("SOURCES__REGION", "eu")
     configure(**ACCOUNT)
     assert load_configuration(exactly=False).region == "eu"
+
+
+CONNECTION = {"host": "h", "port": "6", "username": "u", "password": "s3cret", "database": "d"}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "CREDENTIALS__", "DESTINATION__", "DESTINATION__CREDENTIALS__"]
+)
+def test_a_variable_of_another_program_is_no_part_of_a_connection(
+    settings_file, monkeypatch, prefix
+):
+    written = "".join(f'{name} = "{value}"\n' for name, value in CONNECTION.items())
+    duckdb = '[destination.duckdb.credentials]\ndatabase = "ours.duckdb"\n'
+    settings_file.with_name("secrets.toml").write_text(f"{POSTGRES}{written}{duckdb}", "utf-8")
+    run_context.active().reload()
+    for name in CONNECTION:
+        monkeypatch.setenv(f"{prefix}{name.upper()}", "1")
+    monkeypatch.setenv(f"{prefix}CREDENTIALS", "postgresql://a:b@other:1/c")
+    parameters = configured_credentials().parameters()
+    names = {"username": "user", "database": "dbname"}
+    assert {name: parameters[names.get(name, name)] for name in CONNECTION} == CONNECTION
+    assert configured_path().name == "ours.duckdb"
+
+
+@pytest.mark.parametrize("secret", ["s3cret\n", " s3cret ", "1234"])
+def test_a_part_of_a_connection_comes_after_its_url(monkeypatch, secret):
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://u@h:6/d?sslmode=require")
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", secret)
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__CONNECT_TIMEOUT", "3")
+    parameters = configured_credentials().parameters()
+    assert (parameters["port"], parameters["sslmode"]) == ("6", "require")
+    assert parameters["password"] == secret.rstrip("\n")
+    assert parameters["connect_timeout"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('port = "s3cret"', "credentials: port .*line 2.* has to be a whole number"),
+        ("port = true", "port .*line 2.* has to be a whole number"),
+        ('connect_timeout = "s3cret"', "connect_timeout .*line 2.* whole number"),
+        ('host = ["s3cret"]', "host .*line 2.* has to be text"),
+        ('password = {a = "s3cret"}', "password .*line 2.* has to be text"),
+        ('query = "s3cret"', "query .*line 2.* has to be a table"),
+    ],
+)
+def test_a_part_of_a_connection_of_a_wrong_type_is_named(settings_file, text, message):
+    others = '\nhost = "h"\nusername = "u"\ndatabase = "d"\n'
+    others = others.replace('host = "h"\n', "") if text.startswith("host") else others
+    settings_file.write_text(f"{POSTGRES}{text}{others}", "utf-8")
+    run_context.active().reload()
+    with pytest.raises(ConfigurationError, match=message) as error:
+        open_warehouse("postgres")
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:s3cret@h:x/d", "s3cret"])
+def test_a_connection_that_is_no_url_is_refused(monkeypatch, url):
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", url)
+    expected = r"\(environment variable DESTINATION__POSTGRES__CREDENTIALS\) is no URL like"
+    with pytest.raises(ConfigurationError, match=expected) as error:
+        open_warehouse("postgres")
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_connection_that_is_missing_is_asked_for(monkeypatch):
+    monkeypatch.setenv("CREDENTIALS", "postgresql://u:s3cret@h/d")
+    with pytest.raises(ConfigurationError, match="postgres is not configured"):
+        open_warehouse("postgres")
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from typing import Any
 
 import dlt
 import pyarrow as pa
-from dlt.common.configuration import resolve_configuration
 from dlt.common.destination import PreparedTableSchema
 from dlt.common.schema.typing import TColumnSchema
 from dlt.destinations import duckdb
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 
+from mixpanel_pipeline import exact_configuration
 from mixpanel_pipeline.engines.destination import (
     LOAD_THREADS,
     EventsClient,
@@ -227,8 +227,10 @@ def configured_path() -> Path:
     path = str(text or "").removeprefix("duckdb:///")
     problem = _place_problem(path)
     if problem is None:
-        sections = ("destination", "duckdb")
-        path = resolve_configuration(DuckDbCredentials(), sections=sections).database
+        section = ("destination", "duckdb", "credentials")
+        native = None if isinstance(configured, dict) else configured
+        values = exact_configuration.configured(DuckDbCredentials, section)
+        path = exact_configuration.resolved(DuckDbCredentials(), section, values, native).database
         found = (ROOT / Path(path).expanduser()).resolve()
         problem = _file_problem(found)
         if problem is None:

@@ -2,18 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import dlt
-from dlt.common.configuration import configspec, resolve_configuration
+from dlt.common.configuration import configspec
+from dlt.common.configuration.exceptions import (
+    ConfigValueCannotBeCoercedException,
+    InvalidNativeValue,
+)
 from dlt.common.typing import TSecretStrValue
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from mixpanel_pipeline.engines.schemas import Schemas
+from mixpanel_pipeline.exact_configuration import configured, configured_value, resolved
 from mixpanel_pipeline.project import DBT_PROJECT
+from mixpanel_pipeline.settings_files import place_of
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 # MERGE: https://www.postgresql.org/docs/release/15.0/
@@ -30,6 +35,13 @@ _RAW_TABLES = [
     "sync_lock",
     "sync_runs",
 ]
+
+_SECTION = ("destination", "postgres", "credentials")
+_TYPES = {
+    "port": "has to be a whole number",
+    "connect_timeout": "has to be a whole number, of seconds",
+    "query": "has to be a table, of parameters of the connection",
+}
 
 # https://www.postgresql.org/docs/current/libpq-envars.html
 _VARIABLES = {
@@ -118,15 +130,49 @@ class Credentials(PostgresCredentials):
 
 
 def configured_credentials() -> Credentials:
-    """Those of dlt's configuration."""
-    sections = ("destination", "postgres")
-    credentials = resolve_configuration(Credentials(), sections=sections)
+    """Those of dlt's configuration, section `destination.postgres.credentials`.
+
+    Raises:
+        ConfigurationError: One of them cannot be what it is; the message names its place.
+        ConfigFieldMissingException: One of them is missing.
+    """
+    native = configured_value(_SECTION[-1], str, _SECTION[:-1])
+    # A table of a file; its keys are read one by one.
+    if isinstance(native, Mapping):
+        native = None
+    values = configured(Credentials, _SECTION)
+    for name, value in values.items():
+        # dlt would make a text or a number of it.
+        is_table = isinstance(value, Mapping)
+        if isinstance(value, list | bool) or (is_table and name != "query"):
+            raise _refused(name)
+    try:
+        credentials = resolved(Credentials(), _SECTION, values, native)
+    except ConfigValueCannotBeCoercedException as error:
+        raise _refused(error.field_name) from error
+    except InvalidNativeValue as error:
+        raise ConfigurationError(
+            f"{'.'.join(_SECTION)}{_place()} is no URL like "
+            "postgresql://user:password@host:5432/database. In its user name and password every "
+            "character but letters and digits is written as % and its code, @ as %40."
+        ) from error
     # dlt has cut the spaces that the password begins or ends with. Secrets that are mounted as
     # files end in a newline.
-    whole = dlt.secrets.get("destination.postgres.credentials.password", str) or ""
+    whole = str(values.get("password", ""))
     if whole.strip() == credentials.password:
         credentials.password = whole.strip("\r\n")
     return credentials
+
+
+def _refused(name: str) -> ConfigurationError:
+    # Not with its value: whoever mixed up two keys has a password there.
+    expected = _TYPES.get(name, "has to be text")
+    return ConfigurationError(f"{'.'.join(_SECTION)}: {name}{_place(name)} {expected}.")
+
+
+def _place(*names: str) -> str:
+    place = place_of((*_SECTION, *names))
+    return f" ({place})" if place else ""
 
 
 def told(error: BaseException) -> str:

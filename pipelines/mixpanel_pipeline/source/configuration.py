@@ -10,17 +10,14 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from dlt.common.configuration import configspec, resolve_configuration
-from dlt.common.configuration.container import Container
 from dlt.common.configuration.exceptions import (
     ConfigurationException,
     ConfigValueCannotBeCoercedException,
 )
-from dlt.common.configuration.providers import CustomLoaderDocProvider
 from dlt.common.configuration.specs import BaseConfiguration
-from dlt.common.configuration.specs.config_providers_context import ConfigProvidersContainer
-from dlt.common.configuration.specs.pluggable_run_context import PluggableRunContext
 from dlt.common.typing import TSecretStrValue
 
+from mixpanel_pipeline.exact_configuration import configured, resolved
 from mixpanel_pipeline.redaction import redacted, without_repeated
 from mixpanel_pipeline.settings_files import place_of
 from mixpanel_pipeline.source.budget import PER_HOUR
@@ -187,8 +184,7 @@ def load_configuration(
 
     Args:
         explicit: Settings by name that need not be configured.
-        exactly: Read section `sources.mixpanel` alone. dlt also looks around it: a variable
-            `REGION` or `TIMEZONE` of another program's would be ours.
+        exactly: Read section `sources.mixpanel` alone; see `exact_configuration`.
 
     Raises:
         ConfigurationError: A setting is missing or cannot be what it is; the message names it.
@@ -196,8 +192,8 @@ def load_configuration(
     given = dict(explicit or {})
     try:
         if exactly:
-            values = _configured() | given
-            settings = _resolved(values)
+            values = configured(MixpanelConfiguration, _SECTION) | given
+            settings = resolved(MixpanelConfiguration(), _SECTION, values)
             problem = _shape_problem(values) or _problem(settings)
         else:
             settings = resolve_configuration(
@@ -215,18 +211,6 @@ def load_configuration(
     return settings
 
 
-def _configured() -> dict[str, Any]:
-    """The settings that stand in section `sources.mixpanel` itself."""
-    configured = {}
-    for name, hint in MixpanelConfiguration.get_resolvable_fields().items():
-        for provider in Container()[PluggableRunContext].providers.providers:
-            value, _ = provider.get_value(name, hint, "", *_SECTION)
-            if value is not None:
-                configured[name] = value
-                break
-    return configured
-
-
 def _shape_problem(values: Mapping[str, Any]) -> "_Problem | None":
     """What dlt would make a text or a number of, although it is none."""
     for name, value in values.items():
@@ -234,18 +218,6 @@ def _shape_problem(values: Mapping[str, Any]) -> "_Problem | None":
             hint = MixpanelConfiguration.get_resolvable_fields()[name]
             return _Problem(name, _TYPES.get(hint, "has to be text"), value)
     return None
-
-
-def _resolved(values: dict[str, Any]) -> MixpanelConfiguration:
-    """The settings that have these values, which take the types that they should have."""
-    context = Container()[PluggableRunContext]
-    providers = context.providers
-    given = {_SECTION[0]: {_SECTION[1]: values}}
-    context.providers = ConfigProvidersContainer([CustomLoaderDocProvider("given", lambda: given)])
-    try:
-        return resolve_configuration(MixpanelConfiguration(), sections=_SECTION)
-    finally:
-        context.providers = providers
 
 
 @dataclass(frozen=True)
