@@ -15,6 +15,7 @@ from local_mixpanel import Fault, LocalMixpanel, traffic
 from mixpanel_pipeline.sync.transform import transform
 from tests import children, recount
 from tests.conftest import NOW
+from tests.lines import told
 from tests.warehouses import copy_of, rows, subscribers
 
 RUN = Path(__file__).parents[1] / "pipelines" / "run.py"
@@ -65,7 +66,8 @@ def test_a_terminated_sync_says_so(warehouse, mixpanel, monkeypatch):
         process = start_sync(stderr=subprocess.PIPE)
         until(process, lambda: server.requests)
         process.terminate()
-        assert process.stderr.read() == b"error: Interrupted. It is safe to run again.\n"
+        line = "error: Interrupted. It is safe to run again."
+        assert told(process.stderr.read().decode()) == [line]
         process.stderr.close()
         assert process.wait() == 1
 

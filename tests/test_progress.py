@@ -6,12 +6,19 @@ import pty
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
+from mixpanel_pipeline.source.client import MixpanelClient
+from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.delivered import Delivered
+from mixpanel_pipeline.source.downloads import Download
+from mixpanel_pipeline.source.waiting import Waiting
+from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync import progress as progress_module
+from mixpanel_pipeline.sync.load import Loaded
 from mixpanel_pipeline.sync.progress import LoggedProgress, Progress
 from tests.conftest import NOW
 from tests.test_run import ROOT
@@ -38,20 +45,44 @@ def test_each_step_is_told(mixpanel, warehouse, run_sync):
     assert progress.steps[:2] == ["Loading", "Building the models"]
     assert any(re.search("Building the models: .*subscribers", step) for step in progress.steps)
     progress.step = "Loading"
-    assert re.fullmatch(
-        r"Loading, 45 of 45 days, 1 events, 0\.0 MB, [\d,]+ events/s", progress.text
-    )
+    assert re.fullmatch(r"Loading, 45 of 45 days, 1 events, 0\.0 MB, [\d,]+/s", progress.text)
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
-def test_the_log_has_a_line_every_few_seconds(mixpanel, warehouse, run_sync, monkeypatch, caplog):
+def test_a_wait_is_told_when_it_begins_and_ends(mixpanel, warehouse, run_sync, monkeypatch, caplog):
     monkeypatch.setattr(progress_module, "_LOG_SECONDS", 0.01)
     mixpanel.add([{"event": "$ae_session", "properties": {"time": int(NOW.timestamp())}}] * 3000)
     mixpanel.fail(Fault.TOO_MANY_REQUESTS, retry_after=2)
     with caplog.at_level(logging.INFO):
         run_sync(progress=LoggedProgress(), skip_transform=True)
-    assert re.search(r"waiting until \d\d:\d\d:\d\d UTC, \d s more", caplog.text)
-    assert "45 days" in caplog.text
+    begun = r"rate limit .* is reached: waiting \d s, until \d\d:\d\d:\d\d UTC"
+    assert len(re.findall(begun, caplog.text)) == 1
+    assert len(re.findall("Going on after waiting", caplog.text)) == 1
+    assert "s more" not in caplog.text
+    assert "45 of 45 days" in caplog.text
+
+
+def test_waits_side_by_side_are_one_line_and_so_are_waits_in_a_row(caplog):
+    waiting = Waiting()
+    with caplog.at_level(logging.INFO), waiting.told("Used up", 3000), waiting.told("Used up", 60):
+        pass
+    with caplog.at_level(logging.INFO), waiting.told("Used up", 60):
+        pass
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(",")[0] for line in lines] == [
+        "Used up: waiting 3000 s",
+        "Going on after waiting 0 s",
+    ]
+
+
+def test_what_is_downloaded_is_shown_before_it_is_loaded(mixpanel):
+    progress, loaded = Progress(), Loaded(days_total=45)
+    progress.watch(loaded, MixpanelClient(load_configuration()))
+    days = Window(date(2026, 3, 1), date(2026, 3, 10))
+    loaded.came(Download(days, Delivered((), (), 120_000, 0, None, None, 0)))
+    assert progress.text.startswith("Loading, 0 of 45 days (10 downloaded), 120,000 events, 0.0 MB")
+    loaded.days_done = 10
+    assert progress.text.startswith("Loading, 10 of 45 days, 120,000 events")
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)

@@ -61,6 +61,8 @@ def test_a_run_leaves_a_row(mixpanel, warehouse, run_sync):
         "started_at, finished_at, bytes, download_seconds, load_seconds, transform_seconds",
     )
     assert started_at == NOW < finished_at
+    assert runs(warehouse, "id, requests") == [(summary.run_id, summary.requests)]
+    assert (summary.started_at, summary.version) == (NOW, version())
     assert all(amount > 0 for amount in amounts)
     run_sync(now=NOW + timedelta(hours=1), skip_transform=True)
     assert runs(warehouse, "mode, watermark_before, watermark_after, events_new")[1] == (
@@ -77,10 +79,11 @@ def test_a_run_that_failed_says_why(mixpanel, warehouse, run_sync, monkeypatch):
     run_sync(skip_transform=True)
     mixpanel.fail(Fault.GZIP_CUT_AND_CLOSED)
     summary = run_sync(skip_transform=True)
-    status, error, requests, received, finished_at = runs(
-        warehouse, "status, error, requests, events_received, finished_at"
+    run_id, status, error, requests, received, finished_at = runs(
+        warehouse, "id, status, error, requests, events_received, finished_at"
     )[1]
     assert (status, error, requests, received) == ("failed", summary.error, 1, 0)
+    assert (run_id, requests) == (summary.run_id, summary.requests)
     assert finished_at is not None
 
 
@@ -129,7 +132,8 @@ def test_a_skipped_run_leaves_none(mixpanel, warehouse, run_sync):
     mixpanel.add([event()])
     run_sync(skip_transform=True)
     with warehouse.lock():
-        assert run_sync().status == "skipped"
+        skipped = run_sync()
+    assert (skipped.status, skipped.started_at, skipped.requests) == ("skipped", NOW, None)
     assert len(runs(warehouse, "id")) == 1
 
 

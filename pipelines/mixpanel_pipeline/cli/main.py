@@ -13,7 +13,7 @@ Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the 
 
 exit codes:
   0  done, or skipped because another sync is running; audit: equal, or healed
-  1  failed; it is always safe to run again; audit: the counts differ
+  1  failed, and nothing is lost: the message says what to do; audit: the counts differ
   2  wrong usage or configuration, also when Mixpanel refuses it; audit: not possible
 """
 
@@ -32,12 +32,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mixpanel_pipeline import interruption
-from mixpanel_pipeline.sync.summary import Summary
+from mixpanel_pipeline.cli.logs import Logs, add_options, level_of
+from mixpanel_pipeline.project import version
+from mixpanel_pipeline.sync.summary import Summary, new_run_id
 
 if TYPE_CHECKING:
     from mixpanel_pipeline.source import Mode
     from mixpanel_pipeline.sync.audit import Audit
     from mixpanel_pipeline.sync.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -51,7 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    options.run_id, options.started_at = new_run_id(), datetime.now(UTC)
+    options.logs = Logs(
+        options.run_id,
+        log_format=options.log_format,
+        level=level_of(options),
+        as_json=options.json,
+    )
     interruption.catch(lambda: _tell_interruption(options))
     _find_settings()
     # Importing dlt takes a second, which --help and a mistyped option do not owe.
@@ -86,10 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _tell_interruption(options: argparse.Namespace) -> None:
-    if sys.stderr.isatty():
+    if options.logs.console is not None:
         # The line that shows the progress hides the cursor.
         os.write(2, b"\x1b[?25h\r\x1b[K")
-    interruption.write(2, f"error: {interruption.MESSAGE}")
+    interruption.write(2, options.logs.line(interruption.MESSAGE))
     if options.json and options.command == "audit":
         told = {"status": "impossible", "error": interruption.MESSAGE}
         interruption.write(1, json.dumps(told))
@@ -112,15 +122,16 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
 
     # dbt deals with signals itself, and a removal is one transaction.
     interruption.unblock()
+    Logs()
     try:
         check_settings()
         commands = {"dbt": run_dbt, "forget": forget, "remove": remove}
         return commands[command](arguments)
     except KeyboardInterrupt:
-        print("error: Interrupted. Nothing was changed.", file=sys.stderr)
+        logger.error("Interrupted. Nothing was changed.")
         return EXIT_FAILED
     except ConfigurationError as error:
-        print(f"error: {error}", file=sys.stderr)
+        logger.error("%s", error)
         return EXIT_USAGE
 
 
@@ -145,6 +156,8 @@ def _failed(options: argparse.Namespace, message: str) -> Summary:
         status="failed",
         mode=_mode(options),
         destination=options.destination,
+        run_id=options.run_id,
+        started_at=options.started_at,
         from_date=options.from_date,
         to_date=options.to_date,
         error=message,
@@ -160,7 +173,7 @@ def _mode(options: argparse.Namespace) -> "Mode":
 def _report(summary: Summary, *, as_json: bool) -> int:
     interruption.ignore()
     if summary.status == "failed":
-        print(f"error: {summary.error}", file=sys.stderr)
+        logger.error("%s", summary.error)
     if as_json:
         print(summary.as_json())
     elif summary.from_date or summary.status != "failed":
@@ -175,7 +188,7 @@ def _report(summary: Summary, *, as_json: bool) -> int:
 def _report_audit(audit: "Audit", *, as_json: bool) -> int:
     interruption.ignore()
     if audit.error:
-        print(f"error: {audit.error}", file=sys.stderr)
+        logger.error("%s", audit.error)
     if as_json:
         print(audit.as_json())
     else:
@@ -196,19 +209,22 @@ def _audit(options: argparse.Namespace) -> "Audit":
         return audit_only(
             warehouse,
             settings,
-            now=datetime.now(UTC),
+            now=options.started_at,
+            run_id=options.run_id,
             days=options.days or DEFAULT_DAYS,
             heal=options.heal,
             skip_transform=options.skip_transform,
-            progress=_progress(as_json=options.json),
+            progress=_progress(options),
         )
 
 
-def _progress(*, as_json: bool) -> "Progress":
-    from mixpanel_pipeline.sync.progress import LiveProgress, LoggedProgress
+def _progress(options: argparse.Namespace) -> "Progress":
+    from mixpanel_pipeline.sync.progress import LiveProgress, LoggedProgress, Progress
 
-    logging.getLogger("mixpanel_pipeline.sync.progress").setLevel(logging.INFO)
-    return LiveProgress() if sys.stderr.isatty() and not as_json else LoggedProgress()
+    if options.quiet:
+        return Progress()
+    console = options.logs.console
+    return LoggedProgress() if console is None else LiveProgress(console)
 
 
 def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summary:
@@ -217,7 +233,7 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
     from mixpanel_pipeline.source.window import Window, last_day
     from mixpanel_pipeline.sync.pipeline import sync
 
-    now = datetime.now(UTC)
+    now = options.started_at
     warehouse = open_warehouse(options.destination)
     settings = None if options.skip_load else load_configuration()
     backfill = None
@@ -232,10 +248,11 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
             warehouse,
             settings,
             now=now,
+            run_id=options.run_id,
             backfill=backfill,
             full_refresh=options.full_refresh,
             skip_transform=options.skip_transform,
-            progress=_progress(as_json=options.json),
+            progress=_progress(options),
         )
 
 
@@ -290,6 +307,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the summary as a JSON object, the last line of stdout; all else is on stderr",
     )
+    add_options(parser)
+    parser.add_argument("--version", action="version", version=f"mixpanel-pipeline {version()}")
     return parser
 
 

@@ -9,8 +9,12 @@ its days: delete it there first.
 """
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
+
+from mixpanel_pipeline.cli.logs import Logs, add_options, level_of
+
+logger = logging.getLogger(__name__)
 
 
 def remove(arguments: Sequence[str]) -> int:
@@ -31,7 +35,9 @@ def remove(arguments: Sequence[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only say how many there are")
     parser.add_argument("--destination", choices=["duckdb", "postgres"])
     parser.add_argument("--json", action="store_true", help="print the outcome as a JSON object")
+    add_options(parser)
     options = parser.parse_args(arguments)
+    Logs(log_format=options.log_format, level=level_of(options), as_json=options.json)
 
     import duckdb
     import psycopg2
@@ -54,5 +60,5 @@ def remove(arguments: Sequence[str]) -> int:
         text = f"{removal.events:,} events of {removal.subscribers:,} subscribers {verb}."
         print(removal.as_json() if options.json else text)
         return 0
-    print(f"error: {error}", file=sys.stderr)
+    logger.error("%s", error)
     return 1

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
@@ -34,6 +34,7 @@ from mixpanel_pipeline.source.errors import (
 )
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.slots import Slot
+from mixpanel_pipeline.source.waiting import Waiting
 from mixpanel_pipeline.source.window import Window
 
 logger = logging.getLogger(__name__)
@@ -109,10 +110,9 @@ class MixpanelClient:
     requests_sent: int = 0
     bytes_received: int = 0
     """As they came: compressed."""
-    waiting_until: datetime | None = None
-    """Until when a request waited, or waits."""
 
     def __post_init__(self) -> None:
+        self.waiting = Waiting()
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._sleep = self.sleep or self._stopped.wait
@@ -265,11 +265,8 @@ class MixpanelClient:
                 f"{self.settings.max_wait_minutes:g} minutes (max_wait_minutes). What was loaded "
                 "before stays: run again later."
             )
-        until = datetime.now(UTC) + timedelta(seconds=pause)
-        said = self.settings.without_secrets(reason)
-        logger.warning("%s: waiting %.0f s, until %s UTC", said, pause, f"{until:%H:%M:%S}")
-        self.waiting_until = max(until, self.waiting_until or until)
-        self._sleep(pause)
+        with self.waiting.told(self.settings.without_secrets(reason), pause):
+            self._sleep(pause)
         self._check_stopped()
         return waited + pause
 
@@ -330,6 +327,13 @@ class MixpanelClient:
                 allow_redirects=False,
                 timeout=(CONNECT_TIMEOUT_SECONDS, self.settings.read_timeout_seconds),
             ) as response:
+                logger.debug(
+                    "GET %s, %s to %s: %s",
+                    url,
+                    parameters.get("from_date"),
+                    parameters.get("to_date"),
+                    response.status_code,
+                )
                 if response.status_code != requests.codes.ok:
                     _refuse(response)
                 yield response

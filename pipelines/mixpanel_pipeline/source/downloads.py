@@ -32,7 +32,14 @@ class Download:
     delivered: Delivered
 
 
-def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iterator[Download]:
+def downloads(
+    stage: Stage,
+    fetch: Fetch,
+    spool: Path,
+    *,
+    parallel: int,
+    came: Callable[[Download], object] | None = None,
+) -> Iterator[Download]:
     """Yield the answers of a stage, oldest days first, while the next ones are being fetched.
 
     Several are handed out together until they come to `COMMIT_BYTES`.
@@ -45,6 +52,7 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
             answer comes, in threads of their own.
         spool: A directory for the answers; whoever takes one removes it.
         parallel: How many answers may come at once.
+        came: Called with each answer that is there, in order, before it is handed out.
 
     Raises:
         ExportError: What `fetch` raised, once all answers before it were handed out.
@@ -87,6 +95,8 @@ def downloads(stage: Stage, fetch: Fetch, spool: Path, *, parallel: int) -> Iter
             raise
         pending.popleft()
         gathered.append(Download(days, delivered))
+        if came is not None:
+            came(gathered[-1])
         bytes_per_day, days_answered = delivered.answer_bytes / days.length, days.length
         fill()
     if gathered:

@@ -20,7 +20,7 @@ from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.delivered import Delivered
-from mixpanel_pipeline.source.downloads import downloads
+from mixpanel_pipeline.source.downloads import Download, downloads
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.fetcher import Fetcher
 from mixpanel_pipeline.source.plan import Cursor, Stage, arrivals, days_become_askable
@@ -61,11 +61,19 @@ class Loaded:
     loaded_to_date: date | None = None
     days_total: int = 0
     days_done: int = 0
+    days_downloaded: int = 0
+    events_downloaded: int = 0
+    """Of the answers that are there, committed or not."""
     watermark_before: datetime | None = None
     watermark: datetime | None = None
     delivery: Delivery = field(default_factory=Delivery)
     download_seconds: float = 0.0
     load_seconds: float = 0.0
+
+    def came(self, download: Download) -> None:
+        """An answer is there, and will be loaded."""
+        self.days_downloaded += download.days.length
+        self.events_downloaded += download.delivered.event_count
 
 
 class Loader:
@@ -234,7 +242,8 @@ class Loader:
         received_before = loaded.delivery.events_received
         started = time.monotonic()
         parallel = self._settings.parallel_downloads
-        for download in downloads(stage, self._fetcher.fetch, spool, parallel=parallel):
+        fetch, came = self._fetcher.fetch, loaded.came
+        for download in downloads(stage, fetch, spool, parallel=parallel, came=came):
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
             with self._warehouse.kept_open():

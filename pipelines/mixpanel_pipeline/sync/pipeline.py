@@ -20,6 +20,7 @@ def sync(
     backfill: Window | None = None,
     full_refresh: bool = False,
     skip_transform: bool = False,
+    run_id: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Load Mixpanel's events into `warehouse`, then build the models.
@@ -32,6 +33,7 @@ def sync(
             come to its end is gone on with.
         full_refresh: Load the whole initial window again and rebuild the models.
         skip_transform: Only load.
+        run_id: The run's id in `sync_runs`; a new one by default.
         progress: Is told what is going on.
 
     Returns:
@@ -41,7 +43,7 @@ def sync(
         ConfigurationError: The settings are not those that the dataset was loaded with.
     """
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
-    run = Run(warehouse, settings, mode, now=now, progress=progress)
+    run = Run(warehouse, settings, mode, now=now, run_id=run_id, progress=progress)
 
     def steps() -> None:
         if not skip_transform:
@@ -68,6 +70,7 @@ def audit_only(
     days: int,
     heal: bool = False,
     skip_transform: bool = False,
+    run_id: str | None = None,
     progress: Progress | None = None,
 ) -> Audit:
     """Compare what is loaded with Mixpanel's own counts; `heal` loads what is missing.
@@ -79,6 +82,7 @@ def audit_only(
         days: How many days, today included.
         heal: Export the days again of which events are missing, and count them.
         skip_transform: Count nothing after healing.
+        run_id: The run's id in `sync_runs`; a new one by default.
         progress: Is told what is going on.
 
     Returns:
@@ -87,7 +91,7 @@ def audit_only(
     Raises:
         ConfigurationError: The settings are not those that the dataset was loaded with.
     """
-    run = Run(warehouse, settings, "audit", now=now, progress=progress)
+    run = Run(warehouse, settings, "audit", now=now, run_id=run_id, progress=progress)
     found = Audit("impossible", error="Another sync is running: try again when it has ended.")
 
     def steps() -> None:

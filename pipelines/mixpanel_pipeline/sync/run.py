@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 import duckdb
@@ -29,7 +29,7 @@ from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
 from mixpanel_pipeline.sync.progress import Progress
-from mixpanel_pipeline.sync.summary import Summary
+from mixpanel_pipeline.sync.summary import Summary, new_run_id
 from mixpanel_pipeline.sync.sync_runs import SyncRuns, described
 from mixpanel_pipeline.sync.transform import build_arguments, transform
 
@@ -47,6 +47,7 @@ class Run:
         settings: The source's configuration; None when nothing is asked of Mixpanel.
         mode: What the run is for.
         now: The current instant, with a time zone.
+        run_id: Its id; a new one by default.
         progress: Is told what is going on.
     """
 
@@ -57,18 +58,25 @@ class Run:
         mode: Mode,
         *,
         now: datetime,
+        run_id: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.warehouse = warehouse
         self.now = now
-        self.summary = Summary(status="ok", mode=mode, destination=warehouse.name)
+        self.summary = Summary(
+            status="ok",
+            mode=mode,
+            destination=warehouse.name,
+            run_id=run_id or new_run_id(),
+            started_at=now.astimezone(UTC),
+        )
         self.loaded = Loaded()
         self._settings = settings
         self._key_rule = KEY_RULES[-1]
         self._suppression: Suppression | None = None
         self._progress = progress or Progress()
         self._runs = SyncRuns(warehouse)
-        self._id: str | None = None
+        self._is_entered = False
         self._event_names: str | None = None
         self._started = time.monotonic()
         self._transform_seconds: float | None = None
@@ -95,6 +103,10 @@ class Run:
         spent = self._runs.requests_ago(self.now)
         return MixpanelClient(self.settings, RequestBudget(self.settings.requests_per_hour, spent))
 
+    @property
+    def _requests(self) -> int | None:
+        return self.client.requests_sent if "client" in vars(self) else None
+
     def perform(self, steps: Callable[[], None]) -> None:
         """Take the steps under the lock; then the summary, and the run's row, say how it went.
 
@@ -107,7 +119,8 @@ class Run:
         try:
             with self.warehouse.lock():
                 with self.warehouse.kept_open():
-                    self._id = self._runs.start(self.now, self.summary.mode)
+                    self._runs.start(self.summary.run_id, self.now, self.summary.mode)
+                    self._is_entered = True
                 try:
                     if self._settings is not None:
                         self._key_rule = Dataset(self.warehouse, self._settings).check()
@@ -130,7 +143,7 @@ class Run:
             logger.warning("Another sync of this database is running: %s.", holder)
         except (*_EXPECTED, KeyboardInterrupt) as error:
             self._fail(error)
-            if self._id is None:
+            if not self._is_entered:
                 self._note()
         except Exception as error:
             if not interruption.came():
@@ -235,6 +248,7 @@ class Run:
 
     def _tell(self) -> None:
         summary, loaded = self.summary, self.loaded
+        summary.requests = self._requests
         if loaded.mode is None:
             return
         summary.mode = loaded.mode
@@ -247,12 +261,18 @@ class Run:
         summary.lines_rejected = loaded.delivery.lines_rejected
 
     def _committed(self) -> None:
+        logger.debug(
+            "Loaded until %s: %s events so far, %s new",
+            self.loaded.loaded_to_date,
+            f"{self.loaded.delivery.events_received:,}",
+            f"{self.loaded.delivery.events_new:,}",
+        )
         self._keep()
         interruption.check()
 
     def _keep(self, **outcome: object) -> None:
         """Enter what there is to say so far, or in the end."""
-        if self._id is None:
+        if not self._is_entered:
             return
         loaded = self.loaded
         values: dict[str, object] = {"transform_seconds": self._transform_seconds}
@@ -275,13 +295,13 @@ class Run:
                 "download_seconds": loaded.download_seconds,
                 "load_seconds": loaded.load_seconds,
             }
-        if "client" in vars(self):
-            values["requests"] = self.client.requests_sent
+        if self._requests is not None:
+            values["requests"] = self._requests
             values["bytes"] = self.client.bytes_received
-        self._runs.update(self._id, **values, **outcome)
+        self._runs.update(self.summary.run_id, **values, **outcome)
 
     def _finish(self) -> None:
-        if self._id is None:
+        if not self._is_entered:
             return
         try:
             self._keep(**self._outcome())
@@ -292,7 +312,7 @@ class Run:
     def _note(self) -> None:
         """Leave it to the next run to enter what became of this one; the summary tells it now."""
         with suppress(OSError, ConfigurationError):
-            self._runs.note(self._id, self.now, self.summary.mode, **self._outcome())
+            self._runs.note(self.summary.run_id, self.now, self.summary.mode, **self._outcome())
 
     def _outcome(self) -> dict[str, object]:
         return {

@@ -1,9 +1,12 @@
 """What a sync did, for people and for programs."""
 
 import json
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Literal
+
+from mixpanel_pipeline.project import version
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,6 +16,11 @@ if TYPE_CHECKING:
 Status = Literal["ok", "skipped", "failed"]
 
 
+def new_run_id() -> str:
+    """An id for a run; sorts by time, like dlt's ids of loads."""
+    return f"{time.time():.6f}"
+
+
 @dataclass
 class Summary:
     """One sync. What did not happen is None: a sync that only transforms received nothing."""
@@ -20,9 +28,14 @@ class Summary:
     status: Status
     mode: "Mode"
     destination: str | None
+    run_id: str
+    """The id in `sync_runs`, where a run that was skipped has no row."""
+    started_at: datetime
+    version: str = field(default_factory=version)
     from_date: date | None = None
     to_date: date | None = None
     watermark: datetime | None = None
+    requests: int | None = None
     events_received: int | None = None
     events_new: int | None = None
     events_duplicate: int | None = None

@@ -1,7 +1,6 @@
 """The table `sync_runs`: what every sync did, kept beside the events."""
 
 import json
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,8 +61,8 @@ class SyncRuns:
     def _table(self) -> str:
         return f"{self.warehouse.raw}.sync_runs"
 
-    def start(self, now: datetime, mode: str) -> str:
-        """Enter a run and return its id; create the table, or the columns it lacks, before."""
+    def start(self, run_id: str, now: datetime, mode: str) -> None:
+        """Enter a run; create the table, or the columns it lacks, before."""
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
         self.warehouse.create_schema(self.warehouse.raw)
         self.warehouse.execute(f"create table if not exists {self._table} ({columns})")
@@ -73,24 +72,21 @@ class SyncRuns:
             f"update {self._table} set status = 'failed', error = %s where status = 'running'",
             [_DIED],
         )
-        # Sorts by time, like dlt's ids of loads.
-        run_id = f"{time.time():.6f}"
         self.warehouse.execute(
             f"insert into {self._table} (id, started_at, status, mode, destination, version) "
             "values (%s, %s, 'running', %s, %s, %s)",
             [run_id, now, mode, self.warehouse.name, version()],
         )
-        return run_id
 
-    def note(self, run_id: str | None, now: datetime, mode: str, **outcome: Any) -> None:
-        """Keep what became of a run, which the database cannot be told; None if it has no row yet.
+    def note(self, run_id: str, now: datetime, mode: str, **outcome: Any) -> None:
+        """Keep what became of a run, which the database cannot be told, also if it has no row.
 
         Raises:
             OSError: The file cannot be written.
             ConfigurationError: Nor can its folder.
         """
         row = {
-            "id": run_id or f"{time.time():.6f}",
+            "id": run_id,
             "started_at": now,
             "mode": mode,
             "destination": self.warehouse.name,

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.project import DBT_PROJECT
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.working_directory import state_directory
+
+logger = logging.getLogger(__name__)
 
 
 def transform(
@@ -93,7 +95,9 @@ class _Told(io.TextIOBase):
     """What dbt says; after an interruption it would be the traceback of that."""
 
     def write(self, text: str) -> int:
-        return len(text) if interruption.came() else sys.stderr.write(text)
+        if text.strip() and not interruption.came():
+            logger.warning("dbt: %s", text.strip())
+        return len(text)
 
 
 def _teller(progress: Progress):  # type: ignore[no-untyped-def]
@@ -102,6 +106,7 @@ def _teller(progress: Progress):  # type: ignore[no-untyped-def]
     def tell(event) -> None:  # type: ignore[no-untyped-def]
         if event.info.name == "LogStartLine":
             progress.step = f"Building the models: {event.data.description}"
+            logger.debug("%s", progress.step)
 
     return tell
 
