@@ -106,7 +106,9 @@ def test_a_refused_connection_tells_no_password(server, warehouse, monkeypatch):
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "wr0ng-pa55word")
     done = run("--json")
     assert done.returncode == 1
-    assert "password authentication failed" in json.loads(done.stdout)["error"]
+    error = json.loads(done.stdout)["error"]
+    assert re.search(r"password authentication failed.*destination\.postgres.*run again", error)
+    assert "safe to run again" not in error
     assert "Traceback" not in done.stderr
     assert "wr0ng-pa55word" not in done.stdout + done.stderr
 

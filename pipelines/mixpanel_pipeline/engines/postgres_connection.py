@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import psycopg2
 from dlt.common.configuration import configspec
 from dlt.common.configuration.exceptions import (
     ConfigValueCannotBeCoercedException,
@@ -16,6 +17,7 @@ from dlt.common.typing import TSecretStrValue
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from mixpanel_pipeline.engines.schemas import Schemas
+from mixpanel_pipeline.errors import what_to_do
 from mixpanel_pipeline.exact_configuration import configured, configured_value, resolved
 from mixpanel_pipeline.project import DBT_PROJECT
 from mixpanel_pipeline.settings_files import place_of
@@ -86,6 +88,10 @@ _ADVICE = {
     "55P03": "Somebody else holds a lock on it: see pg_stat_activity.",
     "57014": "Raise statement_timeout for the sync's role: alter role … set statement_timeout = 0;",
 }
+_CONNECTION = (
+    "Check that the server runs and takes this connection, and what is set in "
+    "[destination.postgres.credentials]; then run again."
+)
 
 
 @configspec(init=False)
@@ -191,8 +197,12 @@ def told(error: BaseException) -> str:
     if found := _ERROR.search(text):
         text = found[1]
     text = f"{' '.join(text.split()).rstrip('.')}."
-    advice = _ADVICE.get(state or "")
-    return f"{text} {advice}" if advice else text
+    if advice := _ADVICE.get(state or ""):
+        return f"{text} {advice} Then run again."
+    is_lost = "closed" in text or "terminating" in text
+    if isinstance(error, psycopg2.OperationalError) and state is None and not is_lost:
+        return f"{text} {_CONNECTION}"
+    return f"{text} {what_to_do(error)}"
 
 
 def check_server(connection: Any, connect: Callable[[], Any], location: str) -> None:

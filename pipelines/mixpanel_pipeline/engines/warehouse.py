@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from mixpanel_pipeline.engines.destination import EventsDestination
 from mixpanel_pipeline.engines.schemas import Schemas
+from mixpanel_pipeline.errors import what_to_do
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 DestinationName = Literal["duckdb", "postgres"]
@@ -107,7 +108,8 @@ class Warehouse(ABC):
 
     def told(self, error: BaseException) -> str:
         """What a failure of the database says, in one line, and what to do about it."""
-        return " ".join(str(error).split())
+        text = " ".join(str(error).split())
+        return f"{text if text.endswith(('.', '!')) else f'{text}.'} {what_to_do(error)}"
 
     @property
     def fingerprint(self) -> str:

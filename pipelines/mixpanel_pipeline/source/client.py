@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 import requests
 import urllib3
 
+from mixpanel_pipeline.errors import what_to_do
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
@@ -364,7 +365,7 @@ def _not_connected(error: Exception, host: str | None) -> Exception:
 def _not_kept(path: Path, error: OSError) -> ExportError:
     return ExportError(
         f"The answer could not be kept in {path.parent}: {error.strerror}. "
-        "Make room and run again; what was loaded before stays."
+        f"{what_to_do(error)} What was loaded before stays."
     )
 
 

@@ -381,5 +381,5 @@ def _cause(error: BaseException, warehouse: Warehouse) -> Exception:
     step = error.step if isinstance(error, PipelineStepFailed) else "load"
     return SyncError(
         f"Loading failed in step {step}: {warehouse.told(innermost)} What it brought does "
-        "not count, and the watermark is where it was: run again."
+        "not count, and the watermark is where it was."
     )

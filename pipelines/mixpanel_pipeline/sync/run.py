@@ -238,7 +238,7 @@ class Run:
             if isinstance(error, duckdb.Error | psycopg2.Error):
                 what = f"{self.warehouse.name} at {self.warehouse.location} failed"
             said = self.warehouse.told(error)
-            self.summary.error = self.without_secrets(f"{what}: {said} It is safe to run again.")
+            self.summary.error = self.without_secrets(f"{what}: {said}")
 
     def without_secrets(self, text: str) -> str:
         """The text as it may be shown and kept."""
