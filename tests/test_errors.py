@@ -2,7 +2,6 @@
 
 import errno
 import os
-from pathlib import Path
 
 import duckdb
 import psycopg2
@@ -12,32 +11,28 @@ from mixpanel_pipeline.engines.postgres_connection import told
 from mixpanel_pipeline.errors import what_to_do
 
 
-def _failure(of):
-    with pytest.raises((duckdb.Error, OSError)) as found:
-        of()
-    return found.value
-
-
-def _full():
+def _full(_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _reset():
+def _reset(_):
     raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 @pytest.mark.parametrize(
     ("of", "advice"),
     [
-        (lambda: duckdb.connect("/none/x.duckdb"), "Check the file"),
-        (lambda: duckdb.connect().execute("select nothing"), "mend that first"),
-        (lambda: Path("/none").read_bytes(), "mend that first"),
+        (lambda missing: duckdb.connect(missing / "x.duckdb"), "Check the file"),
+        (lambda _: duckdb.connect().execute("select nothing"), "mend that first"),
+        (lambda missing: missing.read_bytes(), "mend that first"),
         (_full, "Make room"),
         (_reset, "It is safe to run again."),
     ],
 )
-def test_to_run_again_is_advised_where_it_can_help(of, advice):
-    assert advice in what_to_do(_failure(of))
+def test_to_run_again_is_advised_where_it_can_help(tmp_path, of, advice):
+    with pytest.raises((duckdb.Error, OSError)) as failure:
+        of(tmp_path / "missing")
+    assert advice in what_to_do(failure.value)
 
 
 def test_a_connection_that_is_refused_says_what_to_check_and_one_that_is_lost_to_run_again():

@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, date, datetime
 
 import pytest
@@ -15,6 +16,7 @@ from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.delivered import Delivered
 from mixpanel_pipeline.source.downloads import Download
+from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.waiting import Waiting
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync import progress as progress_module
@@ -68,10 +70,13 @@ def test_waits_side_by_side_are_one_line_and_so_are_waits_in_a_row(caplog):
         pass
     with caplog.at_level(logging.INFO), waiting.told("Used up", 60):
         pass
+    with caplog.at_level(logging.INFO), suppress(ExportError), waiting.told("Ends", 60):
+        raise ExportError
     lines = [record.getMessage() for record in caplog.records]
     assert [line.partition(",")[0] for line in lines] == [
         "Used up: waiting 3000 s",
         "Going on after waiting 0 s",
+        "Ends: waiting 60 s",
     ]
 
 

@@ -268,7 +268,7 @@ class MixpanelClient:
             )
         with self.waiting.told(self.settings.without_secrets(reason), pause):
             self._sleep(pause)
-        self._check_stopped()
+            self._check_stopped()
         return waited + pause
 
     def _check_stopped(self) -> None:

@@ -29,17 +29,19 @@ class Waiting:
 
     @contextmanager
     def told(self, reason: str, seconds: float) -> Iterator[None]:
-        """Meanwhile somebody waits.
+        """Meanwhile somebody waits; who leaves with an exception does not go on.
 
         Args:
             reason: Why, as it may be shown.
             seconds: For how long.
         """
         self._begin(reason, seconds)
+        is_going_on = False
         try:
             yield
+            is_going_on = True
         finally:
-            self._end()
+            self._end(is_going_on=is_going_on)
 
     def _begin(self, reason: str, seconds: float) -> None:
         until, now = datetime.now(UTC) + timedelta(seconds=seconds), time.monotonic()
@@ -54,11 +56,12 @@ class Waiting:
         level = logging.WARNING if is_news else logging.DEBUG
         logger.log(level, "%s: waiting %.0f s, until %s UTC", reason, seconds, f"{until:%H:%M:%S}")
 
-    def _end(self) -> None:
+    def _end(self, *, is_going_on: bool) -> None:
         with self._lock:
             self._waiting -= 1
             if self._waiting or not self._is_told:
                 return
             self._is_told = False
             seconds = time.monotonic() - self._began
-        logger.info("Going on after waiting %.0f s", seconds)
+        if is_going_on:
+            logger.info("Going on after waiting %.0f s", seconds)
