@@ -1,11 +1,14 @@
 """What whoever waits for a sync gets to see."""
 
+import fcntl
 import logging
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from datetime import UTC, date, datetime
 
@@ -97,10 +100,12 @@ def test_a_terminal_shows_a_live_line(mixpanel, warehouse, monkeypatch):
         server.add(
             [{"event": "$ae_session", "properties": {"time": int(datetime.now(UTC).timestamp())}}]
         )
+        server.fail(Fault.TOO_MANY_REQUESTS, retry_after=2)
         ours, its = pty.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         process = subprocess.Popen(
             [sys.executable, ROOT / "pipelines" / "run.py"],
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+            env={**os.environ, "TERM": "xterm"},
             stdout=subprocess.PIPE,
             stderr=its,
         )
@@ -120,6 +125,8 @@ def test_a_terminal_shows_a_live_line(mixpanel, warehouse, monkeypatch):
         process.stdout.close()
         assert process.wait() == 0
     assert b"Loading, " in shown
+    # At the beginning of a line that was erased, not behind the progress.
+    assert re.search(rb"\x1b\[2K(\x1b\[[\d;]*m)*warning: (\x1b\[0m)*Mixpanel's rate limit", shown)
     assert b"Building the models: " in shown
     assert "events_new" in summary
     assert "Building" not in summary
