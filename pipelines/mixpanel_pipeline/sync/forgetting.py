@@ -26,6 +26,12 @@ class Forgotten:
     subscribers: int
     is_done: bool
 
+    def __str__(self) -> str:
+        return (
+            f"{self.ids:,} ids, {self.events:,} events, {self.rejected_lines:,} rejected lines and "
+            f"{self.subscribers:,} subscribers"
+        )
+
     def as_json(self) -> str:
         """One JSON object on one line."""
         return json.dumps(asdict(self))

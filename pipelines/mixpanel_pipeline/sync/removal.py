@@ -21,6 +21,9 @@ class Removal:
     """Who did them, or some of them."""
     is_done: bool
 
+    def __str__(self) -> str:
+        return f"{self.events:,} events of {self.subscribers:,} subscribers"
+
     def as_json(self) -> str:
         """One JSON object on one line."""
         return json.dumps(asdict(self))
