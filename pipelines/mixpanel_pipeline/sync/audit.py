@@ -138,7 +138,7 @@ def heal_after_sync(run: Run, days: int) -> None:
         return
     # Comparing takes a query per batch of names, twice when something is healed, and one for
     # the names themselves. A sync does not wait for an hour to pass.
-    queries = len(list(batches(run.events))) if run.events else _BATCHES_OF_ALL
+    queries = len(list(batches(run.wanted))) if run.wanted else _BATCHES_OF_ALL
     needed = 2 * queries + 3
     if run.client.budget.left < needed:
         logger.warning(
@@ -166,7 +166,8 @@ def heal_after_sync(run: Run, days: int) -> None:
 def _compare(run: Run, window: Window) -> Audit:
     today = last_day(run.now, run.settings.report_zone, "today")
     loaded = _loaded(run, window)
-    names = run.events
+    # Mixpanel hides from its reports those that only say who is who.
+    names = run.wanted
     if names is None:
         names = sorted({*run.client.event_names(), *(name for name, _ in loaded)})
     # What has this name there has, mostly, its own name here.

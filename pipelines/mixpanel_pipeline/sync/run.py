@@ -89,13 +89,17 @@ class Run:
         return self._settings
 
     @cached_property
-    def events(self) -> list[str] | None:
-        """The names of the events to load; None for all."""
+    def wanted(self) -> list[str] | None:
+        """The names of the events that somebody wants for themselves; None for all."""
         names = self.settings.event_names
-        if names == "all":
+        return tracked_events() if names == "tracked" else None if names == "all" else list(names)
+
+    @cached_property
+    def events(self) -> list[str] | None:
+        """The names of the events to load, those that say who is who too; None for all."""
+        if self.wanted is None:
             return None
-        asked = tracked_events() if names == "tracked" else list(names)
-        return [*asked, *(name for name in identity_events() if name not in asked)]
+        return [*self.wanted, *(name for name in identity_events() if name not in self.wanted)]
 
     @cached_property
     def client(self) -> MixpanelClient:
