@@ -5,7 +5,9 @@ import logging
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +90,23 @@ def test_lines_of_dlt_warnings_and_mistakes_of_ours_have_the_form_too(capsys):
     assert messages[0] == "of dlt"
     assert any("of Python" in message for message in messages)
     assert messages[-1] == "ValueError: of ours"
+
+
+def test_a_line_that_cannot_be_written_ends_nothing(monkeypatch):
+    was_told = False
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        Logs()
+        LOGGER.warning("Nobody reads it")
+        was_told = True
+    assert was_told
+
+
+def test_a_line_of_a_library_tells_no_password(capsys):
+    Logs()
+    logging.getLogger("dlt").critical("no way to postgresql://me:s3cr3t@db/events")
+    (line,) = parsed(capsys.readouterr().err)
+    assert line["message"] == "no way to postgresql://me:***@db/events"
 
 
 def test_the_version_is_that_of_the_wheel_where_there_is_no_checkout(tmp_path):

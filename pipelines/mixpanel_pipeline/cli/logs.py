@@ -4,8 +4,11 @@ import argparse
 import json
 import logging
 import sys
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+from mixpanel_pipeline.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,13 +62,14 @@ class Logs(logging.Handler):
                 root.removeHandler(handler)
         root.addHandler(self)
         # dlt keeps its lines from the root, and uses the first handler that it finds.
-        logging.getLogger("dlt").handlers = [_ToTheRoot()]
+        of_dlt = logging.getLogger("dlt")
+        of_dlt.handlers, of_dlt.propagate = [_ToTheRoot()], False
         logging.captureWarnings(True)
         sys.excepthook = lambda *error: root.critical("A mistake of this program", exc_info=error)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, or more where the message has several."""
-        message = super().format(record)
+        message = self._message(record)
         time = datetime.fromtimestamp(record.created).astimezone().isoformat("T", "milliseconds")
         if self._is_json:
             fields = {"time": time, "level": record.levelname.lower(), "run_id": self._run_id}
@@ -73,15 +77,20 @@ class Logs(logging.Handler):
         lines = message.splitlines() or [""]
         return "\n".join(f"{time} {record.levelname} {self._run_id} {line}" for line in lines)
 
+    def _message(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
     def emit(self, record: logging.LogRecord) -> None:
         if self.console is None:
-            # Not the stderr of the time when this was made: that may be closed.
-            print(self.format(record), file=sys.stderr, flush=True)
+            # A full disk or a reader that left is no reason to end a sync. Not the stderr that was
+            # there when this was made: it may be closed.
+            with suppress(OSError):
+                print(self.format(record), file=sys.stderr, flush=True)
             return
         from rich.text import Text
 
         level = Text(f"{record.levelname.lower()}: ", _STYLES.get(record.levelname, "dim"))
-        self.console.print(level + super().format(record), soft_wrap=True)
+        self.console.print(level + self._message(record), soft_wrap=True)
 
     def line(self, message: str) -> str:
         """An error as it is written where nothing can be logged any more."""

@@ -330,7 +330,7 @@ class MixpanelClient:
             ) as response:
                 logger.debug(
                     "GET %s, %s to %s: %s",
-                    url,
+                    urlsplit(url).path,
                     parameters.get("from_date"),
                     parameters.get("to_date"),
                     response.status_code,
