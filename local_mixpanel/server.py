@@ -134,6 +134,11 @@ class LocalMixpanel:
         """What came, in the order of the answers."""
         return list(self._requests)
 
+    @property
+    def exports(self) -> list[RecordedRequest]:
+        """Those of `requests` that asked for events."""
+        return [request for request in self._requests if request.path == "/api/2.0/export"]
+
     def add(
         self, events: Iterable[Mapping[str, Any]], *, visible_from: datetime | None = None
     ) -> int:

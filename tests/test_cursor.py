@@ -34,9 +34,9 @@ def by_arrival(monkeypatch):
 def exports(mixpanel):
     """The queries of the exports that are sent meanwhile."""
     found = list[Mapping[str, str]]()
-    before = len(mixpanel.requests)
+    before = len(mixpanel.exports)
     yield found
-    found += [request.query for request in mixpanel.requests[before:]]
+    found += [request.query for request in mixpanel.exports[before:]]
 
 
 def who_is_loaded(warehouse):

@@ -127,7 +127,7 @@ def test_evidence_of_every_kind_connects_and_junk_does_not(mixpanel, warehouse, 
     mixpanel.add([event("anon"), event("other"), event("somebody"), event("null"), *said])
     summary = run_sync()
     assert summary.error is None
-    asked = mixpanel.requests[-1].query["event"]
+    asked = mixpanel.exports[-1].query["event"]
     assert all(name in asked for name in ("$identify", "$create_alias", "$merge"))
     assert set(resolved(warehouse)) == {"anon", "user", "nickname", "other"}
     assert set(resolved(warehouse).values()) == {"nickname"}
@@ -156,7 +156,7 @@ def test_ids_may_be_taken_as_exported(mixpanel, warehouse, run_sync, variables):
     assert run_sync().error is None
     assert sessions(warehouse) == {DEVICE: 1, "ada": 2}
     assert resolved(warehouse) == {}
-    assert "$merge" not in mixpanel.requests[-1].query["event"]
+    assert "$merge" not in mixpanel.exports[-1].query["event"]
 
 
 def test_who_never_signed_in_may_be_left_out(mixpanel, warehouse, run_sync, variables):

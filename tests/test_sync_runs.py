@@ -47,7 +47,8 @@ def test_a_run_leaves_a_row(mixpanel, warehouse, run_sync):
         summary.to_date,
         None,
         NOW,
-        3,
+        # Three exports, and the names of events.
+        4,
         3,
         3,
         0,

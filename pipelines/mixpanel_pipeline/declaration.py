@@ -15,7 +15,7 @@ from mixpanel_pipeline.source.errors import ConfigurationError
 
 _KEYS = ("event", "where", "unless", "kind", "description")
 # https://docs.mixpanel.com/docs/tracking-methods/id-management/identifying-users-original
-_IDENTITY_EVENTS = ("$create_alias", "$identify", "$merge")
+IDENTITY_EVENTS = ("$create_alias", "$identify", "$merge")
 _KINDS = ("count", "flag")
 # What `subscribers` has beside the metrics, and what PostgreSQL gives every table.
 _OWN_COLUMNS = (
@@ -116,7 +116,7 @@ def identity_events() -> list[str]:
     Raises:
         ConfigurationError: As `declared`.
     """
-    return list(_IDENTITY_EVENTS) if declared().resolves_identities else []
+    return list(IDENTITY_EVENTS) if declared().resolves_identities else []
 
 
 class _Declaration:

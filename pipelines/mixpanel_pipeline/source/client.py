@@ -41,6 +41,10 @@ from mixpanel_pipeline.source.window import Window
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 30
+# Mixpanel's queries answer within seconds, and a sync is not held up by what it can do without.
+_IMPATIENT_SECONDS = 5.0
+# Many more than projects have; Mixpanel would tell 255.
+LONGEST_LIST_OF_NAMES = 5000
 # A pause longer than a minute brings nothing against errors that are not rate limits.
 LONGEST_PAUSE_SECONDS = 60.0
 # Mixpanel's budget is by the hour: asking more often than this would itself use it up.
@@ -194,30 +198,41 @@ class MixpanelClient:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ExportError("Mixpanel's counts have a form that is not known.") from error
 
-    def event_names(self) -> list[str]:
-        """The names of the project's most common events.
+    def event_names(self, *, patient: bool = True) -> list[str]:
+        """The names of the project's most common events of the last 31 days, not of all.
+
+        Args:
+            patient: Wait for Mixpanel as for what has to be loaded; otherwise it is asked once, and
+                waited for `_IMPATIENT_SECONDS` at most.
 
         Raises:
             NotInPlan: The project's plan lacks the Query API.
             ExportError: Mixpanel refused, or gave no answer.
         """
-        names = self._query("events/names", {"type": "general", "limit": "5000"})
+        parameters = {"type": "general", "limit": str(LONGEST_LIST_OF_NAMES)}
+        names = self._query("events/names", parameters, patient=patient)
         if not isinstance(names, list):
             raise ExportError("Mixpanel's list of event names has a form that is not known.")
         return [str(name) for name in names]
 
-    def _query(self, path: str, parameters: dict[str, str]) -> Any:
+    def _query(self, path: str, parameters: dict[str, str], *, patient: bool = True) -> Any:
+        url = f"{self.settings.query_host}/api/query/{path}"
+
         def read() -> Any:
-            with self._get(f"{self.settings.query_host}/api/query/{path}", parameters) as response:
+            with self._get(url, parameters, patient=patient) as response:
                 try:
                     return response.json()
                 except requests.JSONDecodeError as error:
                     raise BrokenAnswer("the answer is no JSON") from error
 
-        return self._repeated(f"the query of {path}", read)
+        return self._repeated(f"the query of {path}", read, patient=patient)
 
-    def _repeated(self, what: str, ask: Callable[[], _T], slot: Slot | None = None) -> _T:
-        failures, limited, waited = 0, 0, 0.0
+    def _repeated(
+        self, what: str, ask: Callable[[], _T], slot: Slot | None = None, *, patient: bool = True
+    ) -> _T:
+        attempts = self.settings.attempts if patient else 1
+        # Who is not patient has waited as long as anybody may.
+        failures, limited, waited = 0, 0, 0.0 if patient else self.settings.max_wait_minutes * 60
         reason = "Our share of Mixpanel's rate limit (requests_per_hour) is used up"
         while True:
             if slot is not None:
@@ -232,10 +247,12 @@ class MixpanelClient:
                 limited += 1
                 # Told the same again and again, coming back as told would spend the hour's queries.
                 self.budget.block(max(told or 0.0, pause))
+                if not patient:
+                    raise ExportError(f"{reason}.") from error
                 continue
             except (BrokenAnswer, _Transient) as error:
                 failures += 1
-                if failures >= self.settings.attempts:
+                if failures >= attempts:
                     raise ExportError(
                         f"No whole answer for {what} in {failures} attempts; the last one: "
                         f"{error}. Nothing of it was loaded: run again later."
@@ -305,17 +322,26 @@ class MixpanelClient:
                     raise _not_kept(path, error) from error
 
     @contextmanager
-    def _get(self, url: str, parameters: Mapping[str, str]):  # type: ignore[no-untyped-def]
+    def _get(  # type: ignore[no-untyped-def]
+        self, url: str, parameters: Mapping[str, str], *, patient: bool = True
+    ):
         """The response to a GET, of status 200; its body still to be read."""
         if self.settings.project_id:
             parameters = {**parameters, "project_id": self.settings.project_id}
         with requests.Session() as session:
             # What runs on this machine is behind no proxy.
             session.trust_env = urlsplit(url).hostname not in _LOOPBACK
-            yield from self._ask(session, url, parameters)
+            timeout = float(CONNECT_TIMEOUT_SECONDS), self.settings.read_timeout_seconds
+            if not patient:
+                timeout = _IMPATIENT_SECONDS, min(timeout[1], _IMPATIENT_SECONDS)
+            yield from self._ask(session, url, parameters, timeout)
 
     def _ask(
-        self, session: requests.Session, url: str, parameters: Mapping[str, str]
+        self,
+        session: requests.Session,
+        url: str,
+        parameters: Mapping[str, str],
+        timeout: tuple[float, float],
     ) -> Iterator[requests.Response]:
         try:
             with session.get(
@@ -326,7 +352,7 @@ class MixpanelClient:
                 stream=True,
                 # Each would be a request that nobody counted, with our credentials.
                 allow_redirects=False,
-                timeout=(CONNECT_TIMEOUT_SECONDS, self.settings.read_timeout_seconds),
+                timeout=timeout,
             ) as response:
                 logger.debug(
                     "GET %s, %s to %s: %s",

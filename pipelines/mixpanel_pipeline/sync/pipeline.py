@@ -55,6 +55,7 @@ def sync(
             else:
                 run.load_new(full_refresh=full_refresh)
             heal_after_sync(run, settings.audit_after_sync)
+            run.check_names()
         if not skip_transform:
             run.transform(full_refresh=full_refresh)
 

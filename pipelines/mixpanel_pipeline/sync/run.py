@@ -32,6 +32,7 @@ from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.summary import Summary, new_run_id
 from mixpanel_pipeline.sync.sync_runs import SyncRuns, described
 from mixpanel_pipeline.sync.transform import build_arguments, transform
+from mixpanel_pipeline.sync.unknown_names import absent_names, names_to_check, tell_unknown
 
 logger = logging.getLogger(__name__)
 
@@ -178,6 +179,20 @@ class Run:
             )
         loader.load_days(days, "backfill", already=already)
         self._tell_missing()
+
+    def check_names(self) -> None:
+        """Tell which names Mixpanel does not have; see `tell_unknown`.
+
+        Once for a list of names: who changes it may have mistyped another one, and the events of
+        a table are searched for a name no more often than that.
+        """
+        names = names_to_check(self.events)
+        if self._id is None or not names or self._runs.has_checked(described(names)):
+            return
+        with self.warehouse.kept_open():
+            absent = absent_names(self.warehouse, names)
+        if tell_unknown(self.client, absent):
+            self._runs.update(self._id, names_checked=described(names))
 
     def load_again(self, days: Window) -> None:
         """Load days that turned out to lack events."""

@@ -22,6 +22,7 @@ _COLUMNS = {
     "destination": "text not null",
     "cursor_column": "text",
     "event_names": "text",
+    "names_checked": "text",
     "from_date": "date",
     "to_date": "date",
     "loaded_to_date": "date",
@@ -149,6 +150,14 @@ class SyncRuns:
             "order by id desc limit 1"
         )
         return found[0][0] if found else None
+
+    def has_checked(self, names: str) -> bool:
+        """Whether a run has told which of these names Mixpanel does not have."""
+        return bool(
+            self.warehouse.rows(
+                f"select 1 from {self._table} where names_checked = %s limit 1", [names]
+            )
+        )
 
     def progress_of(self, backfill: Window, event_names: str, now: datetime) -> date | None:
         """The last day that this backfill has committed, if its last run lately did not finish."""
