@@ -1,11 +1,17 @@
 """Projects whose exports are wall-clock time: true UTC in the table, days as Mixpanel cuts them."""
 
+import os
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import pytest
 
 from local_mixpanel import LocalMixpanel
+from mixpanel_pipeline.events.wall_clock import instants, instants_by_python
+from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync.pipeline import audit_only
@@ -155,3 +161,45 @@ def test_the_audit_counts_days_where_mixpanels_reports_do(
         for name in ("from_date", "to_date")
     }
     assert exported == {"2026-03-07", "2026-03-08"}
+
+
+def test_a_system_without_time_zone_files_has_those_of_tzdata(clean_environment):
+    """As in an image without them, where even UTC has no file."""
+    script = (
+        "import sys, zoneinfo\n"
+        "from mixpanel_pipeline.source.configuration import load_configuration\n"
+        "assert zoneinfo.TZPATH == ()\n"
+        "for zone in ('UTC', 'Europe/Berlin', 'Mars/Olympus'):\n"
+        "    try:\n"
+        "        settings = load_configuration({'project_secret': 'x', 'timezone': zone})\n"
+        "        print(settings.zone.key)\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__, error)\n"
+    )
+    environment = {**os.environ, "PYTHONTZPATH": "", "PYTHONPATH": str(ROOT / "pipelines")}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+    )
+    *known, refused = done.stdout.splitlines()
+    assert known == ["UTC", "Europe/Berlin"]
+    assert refused.startswith("ConfigurationError sources.mixpanel: timezone is 'Mars/Olympus'")
+    assert "IANA time zone database" in refused
+
+
+@pytest.mark.parametrize("name", [*ZONES, "UTC", "Africa/Monrovia", "Australia/Lord_Howe"])
+def test_times_are_the_same_whoever_knows_the_zone(name):
+    hours = [datetime(1970, 1, 1) + timedelta(days=3.3) * number for number in range(5_000)]
+    # Clocks are changed in these months: every half hour of them.
+    changes = [
+        datetime(year, month, 1) + timedelta(minutes=30) * number
+        for year, month in ((2011, 12), (2025, 3), (2025, 10), (2025, 11), (2025, 4), (1972, 1))
+        for number in range(31 * 48)
+    ]
+    wall_clock = pa.array(hours + changes, pa.timestamp("us"))
+    found = instants_by_python(wall_clock, ZoneInfo(name))
+    assert found.equals(instants(wall_clock, ZoneInfo(name)))

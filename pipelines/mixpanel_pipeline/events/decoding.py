@@ -23,6 +23,7 @@ from mixpanel_pipeline.events.characters import (
     replace_nul,
 )
 from mixpanel_pipeline.events.suppression import Suppression
+from mixpanel_pipeline.events.wall_clock import INSTANT, instants
 
 EVENTS_TABLE = "events"
 REJECTED_LINES_TABLE = "rejected_lines"
@@ -33,8 +34,6 @@ REJECTED_LINES_TABLE = "rejected_lines"
 KEY_RULES = ("exported", "original")
 _ADDED_BY_IDENTITY = ("$preshuffle_distinct_id", "$is_reshuffled", "$user_id")
 
-_INSTANT = pa.timestamp("us", tz="UTC")
-
 EVENTS = pa.schema(
     [
         pa.field("event_key", pa.string(), nullable=False),
@@ -42,8 +41,8 @@ EVENTS = pa.schema(
         pa.field("distinct_id", pa.string()),
         pa.field("distinct_id_before_identity", pa.string()),
         pa.field("insert_id", pa.string()),
-        pa.field("occurred_at", _INSTANT, nullable=False),
-        pa.field("processed_at", _INSTANT),
+        pa.field("occurred_at", INSTANT, nullable=False),
+        pa.field("processed_at", INSTANT),
         pa.field("properties", pa.string(), nullable=False),
         pa.field("replaced_characters", pa.int64(), nullable=False),
         pa.field("copy_order", pa.int64(), nullable=False),
@@ -311,12 +310,7 @@ class EventDecoder:
         if not events:
             return EVENTS.empty_table()
         times = pa.array([event.time for event in events], pa.timestamp("s"))
-        wall_clock = times.cast(pa.timestamp("us"))
-        # In the hour that autumn repeats, the earlier reading; in the one that spring leaves out,
-        # the instant at which the clock was changed.
-        occurred_at = pc.assume_timezone(
-            wall_clock, self._timezone.key, ambiguous="earliest", nonexistent="latest"
-        )
+        occurred_at = instants(times.cast(pa.timestamp("us")), self._timezone)
         processed_at = pa.array(
             [event.processed_ms for event in events], pa.timestamp("ms", tz="UTC")
         )
@@ -327,8 +321,8 @@ class EventDecoder:
                 pa.array([event.distinct_id for event in events], pa.string()),
                 pa.array([event.id_before_identity for event in events], pa.string()),
                 pa.array([event.insert_id for event in events], pa.string()),
-                occurred_at.cast(_INSTANT),
-                processed_at.cast(_INSTANT),
+                occurred_at,
+                processed_at.cast(INSTANT),
                 _texts([event.payload for event in events]),
                 pa.array([event.replaced_characters for event in events], pa.int64()),
                 self._copy_orders(processed_at),

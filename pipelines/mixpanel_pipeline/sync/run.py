@@ -187,12 +187,12 @@ class Run:
         a table are searched for a name no more often than that.
         """
         names = names_to_check(self.events)
-        if self._id is None or not names or self._runs.has_checked(described(names)):
+        if not self._is_entered or not names or self._runs.has_checked(described(names)):
             return
         with self.warehouse.kept_open():
             absent = absent_names(self.warehouse, names)
         if tell_unknown(self.client, absent):
-            self._runs.update(self._id, names_checked=described(names))
+            self._runs.update(self.summary.run_id, names_checked=described(names))
 
     def load_again(self, days: Window) -> None:
         """Load days that turned out to lack events."""
