@@ -50,7 +50,7 @@ def asked(mixpanel, *, after=0):
     """The days of each export after so many requests, in the order of the first."""
     return sorted(
         (request.query["from_date"], request.query["to_date"])
-        for request in mixpanel.requests[after:]
+        for request in mixpanel.exports[after:]
         if request.path == "/api/2.0/export"
     )
 
@@ -67,9 +67,9 @@ def test_a_small_project_takes_few_requests(mixpanel, warehouse, run_sync):
         ("2026-01-26", "2026-02-02"),
         ("2026-02-03", "2026-03-10"),
     ]
-    before = len(mixpanel.requests)
+    before = len(mixpanel.exports)
     run_sync(skip_transform=True)
-    assert len(mixpanel.requests) == before + 1
+    assert len(mixpanel.exports) == before + 1
 
 
 def test_a_large_project_takes_a_request_a_day(
@@ -106,7 +106,7 @@ def test_what_came_before_a_failure_is_kept_and_not_asked_for_again(
     mixpanel.add_lines(
         sixth, [b'{"event": "$ae_session", "properties": {"time": 1}}'], event="$ae_session"
     )
-    before = len(mixpanel.requests)
+    before = len(mixpanel.exports)
     summary = run_sync()
     assert (summary.status, summary.mode) == ("ok", "incremental")
     assert min(asked(mixpanel, after=before))[0] >= str(sixth - DAY)
@@ -133,7 +133,7 @@ def test_a_backfill_goes_on_where_it_came_to(
     mixpanel.add_lines(
         fourth, [b'{"event": "$ae_session", "properties": {"time": 1}}'], event="$ae_session"
     )
-    before = len(mixpanel.requests)
+    before = len(mixpanel.exports)
     summary = run_sync(backfill=window, skip_transform=True)
     assert (summary.status, summary.from_date, summary.to_date) == (
         "ok",
@@ -144,10 +144,10 @@ def test_a_backfill_goes_on_where_it_came_to(
     assert [days for days, _ in asked(mixpanel, after=before)] == [
         str(day) for day in window.days[3:]
     ]
-    assert len(mixpanel.requests) == before + 7
+    assert len(mixpanel.exports) == before + 7
     # It came to its end: the next one is a new one.
     run_sync(backfill=window, skip_transform=True)
-    assert len(mixpanel.requests) == before + 17
+    assert len(mixpanel.exports) == before + 17
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_another_backfill_begins_anew(mixpanel, run_sync, one_day_a_request, mon
     for name, value in other.items():
         monkeypatch.setenv(name, value)
     again = window if other else Window(window.from_date, window.to_date - DAY)
-    before = len(mixpanel.requests)
+    before = len(mixpanel.exports)
     assert run_sync(backfill=again, skip_transform=True).status == "ok"
-    assert len(mixpanel.requests) == before + again.length
+    assert len(mixpanel.exports) == before + again.length
 
 
 def read(answer):
@@ -301,14 +301,14 @@ def test_the_hours_budget_includes_earlier_runs(mixpanel, run_sync, monkeypatch)
     monkeypatch.setenv("SOURCES__MIXPANEL__MAX_WAIT_MINUTES", "0")
     happen(mixpanel, days=45)
     assert run_sync(skip_transform=True).status == "ok"
-    assert len(mixpanel.requests) == 3
+    assert len(mixpanel.exports) == 3
     assert run_sync(now=NOW + timedelta(minutes=10), skip_transform=True).status == "ok"
     refused = run_sync(now=NOW + timedelta(minutes=20), skip_transform=True)
     assert refused.status == "failed"
     assert refused.error is not None
     assert "requests_per_hour" in refused.error
     assert "stays" in refused.error
-    assert len(mixpanel.requests) == 4
+    assert len(mixpanel.exports) == 4
     later = run_sync(now=NOW + timedelta(minutes=65), skip_transform=True)
     assert later.status == "ok"
 
