@@ -52,6 +52,7 @@ def test_a_changed_project_is_wrong_configuration(
     mixpanel.add([event()])
     run_sync(skip_transform=True)
     monkeypatch.setenv("SOURCES__MIXPANEL__PROJECT_ID", "7654321")
+    capsys.readouterr()
     assert main([*command, "--json"]) == 2
     captured = capsys.readouterr()
     assert "7654321" in json.loads(captured.out)["error"]

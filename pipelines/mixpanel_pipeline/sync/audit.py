@@ -138,7 +138,7 @@ def heal_after_sync(run: Run, days: int) -> None:
         return
     # Comparing takes a query per batch of names, twice when something is healed, and one for
     # the names themselves. A sync does not wait for an hour to pass.
-    queries = len(list(batches(run.wanted))) if run.wanted else _BATCHES_OF_ALL
+    queries = len(list(batches(run.events))) if run.events else _BATCHES_OF_ALL
     needed = 2 * queries + 3
     if run.client.budget.left < needed:
         logger.warning(
@@ -166,8 +166,9 @@ def heal_after_sync(run: Run, days: int) -> None:
 def _compare(run: Run, window: Window) -> Audit:
     today = last_day(run.now, run.settings.report_zone, "today")
     loaded = _loaded(run, window)
-    # Mixpanel hides from its reports those that only say who is who.
-    names = run.wanted
+    names = run.events
+    # Its reports may leave out those that only say who is who.
+    may_be_hidden = set(names or ()) - set(run.wanted or ())
     if names is None:
         names = sorted({*run.client.event_names(), *(name for name, _ in loaded)})
     # What has this name there has, mostly, its own name here.
@@ -183,6 +184,8 @@ def _compare(run: Run, window: Window) -> Audit:
             distinct, by_calendar_day = loaded.get((name, day), (0, 0))
             result.events_at_mixpanel += at_mixpanel
             result.events_loaded += distinct
+            if at_mixpanel < distinct and name in may_be_hidden:
+                continue
             if at_mixpanel != distinct:
                 cause, is_explained = _cause(
                     at_mixpanel, distinct, by_calendar_day, is_today=day == today
