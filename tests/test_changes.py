@@ -70,6 +70,14 @@ def test_a_raw_dataset_of_an_older_version_is_gone_on_with(mixpanel, warehouse, 
     assert rows(warehouse, "select status from mixpanel_raw.sync_runs") == [("ok",)]
 
 
+def test_a_load_that_is_recorded_twice_is_counted_once(mixpanel, warehouse, run_sync):
+    mixpanel.add([event()])
+    run_sync()
+    warehouse.execute("insert into mixpanel_raw._dlt_loads select * from mixpanel_raw._dlt_loads")
+    assert run_sync(full_refresh=True).error is None
+    assert subscribers(warehouse)["ada"]["app_sessions"] == 1
+
+
 def test_counts_of_loads_that_a_backup_lacks_are_not_added_to(mixpanel, warehouse, run_sync):
     """Only the raw dataset was restored, to a time before the last load."""
     mixpanel.add([event()])

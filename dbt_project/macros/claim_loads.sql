@@ -45,23 +45,7 @@
         {%- endif %}
         {#- `dbt run --empty` builds the model without its events: none are counted, so none are claimed. -#}
         {%- if not flags.EMPTY %}
-            insert into {{ ledger }} (model, load_id, invocation_id, definition_hash, counted_at)
-            select distinct
-                {{ model_name }},
-                load_id,
-                '{{ invocation_id }}',
-                {{ definition_hash }},
-                {{ claimed_at() }}
-            from ({{ completed_loads() }}) as completed
-            on conflict (model, load_id)
-            {% if rebuild -%}
-                do update set
-                    invocation_id = excluded.invocation_id,
-                    definition_hash = excluded.definition_hash,
-                    counted_at = excluded.counted_at
-            {%- else -%}
-                do nothing
-            {%- endif %};
+            {{ enter_claims(ledger, model_name, definition_hash, completed_loads(), anew=rebuild) }};
         {%- endif %}
         {%- if rebuild %}
             {{ adapter.dispatch('read_all_events')(ledger) }}
@@ -110,18 +94,7 @@
             {% if everything -%}
             delete from {{ ledger }} where model = {{ model_name }} and load_id not in ({{ counted }});
             {% endif -%}
-            insert into {{ ledger }} (model, load_id, invocation_id, definition_hash, counted_at)
-            select {{ model_name }}, load_id, '{{ invocation_id }}', {{ definition_hash }}, {{ claimed_at() }}
-            from ({{ counted }}) as counted
-            on conflict (model, load_id)
-            {% if everything -%}
-                do update set
-                    invocation_id = excluded.invocation_id,
-                    definition_hash = excluded.definition_hash,
-                    counted_at = excluded.counted_at
-            {%- else -%}
-                do nothing
-            {%- endif %};
+            {{ enter_claims(ledger, model_name, definition_hash, counted, anew=everything) }};
         {%- endcall -%}
     {%- elif everything -%}
         {%- do run_query("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
@@ -132,6 +105,29 @@
     {%- endif -%}
     {%- do return(true if everything else false) -%}
 {% endmacro %}
+
+
+{# `anew`: whether claims of before are taken over as well. #}
+{% macro enter_claims(ledger, model_name, definition_hash, loads, anew) -%}
+    insert into {{ ledger }} (model, load_id, invocation_id, definition_hash, counted_at)
+    select
+        {{ model_name }},
+        load_id,
+        '{{ invocation_id }}',
+        {{ definition_hash }},
+        {{ claimed_at() }}
+    {#- dlt may record a load twice. #}
+    from (select distinct load_id from ({{ loads }}) as found) as loads
+    on conflict (model, load_id)
+    {% if anew -%}
+        do update set
+            invocation_id = excluded.invocation_id,
+            definition_hash = excluded.definition_hash,
+            counted_at = excluded.counted_at
+    {%- else -%}
+        do nothing
+    {%- endif %}
+{%- endmacro %}
 
 
 {# The loads that this run of this model counts. #}
