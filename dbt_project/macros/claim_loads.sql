@@ -69,12 +69,12 @@
     {%- set ledger = counted_loads(this) -%}
     {%- set model_name = text_literal(this.identifier) -%}
     {%- set definition_hash = text_literal(local_md5(definition)) -%}
-    {%- set counted = [] -%}
+    {%- set counted, names = [], [] -%}
     {%- for other in others -%}
+        {%- do names.append(text_literal(other.identifier)) -%}
         {%- do counted.append("select load_id from " ~ ledger ~ " where model = " ~ text_literal(other.identifier)) -%}
     {%- endfor -%}
     {%- set counted = counted | join(' intersect ') -%}
-    {%- set other_names = others | map(attribute='identifier') | map('tojson') | join(', ') | replace('"', "'") -%}
 
     {%- call statement('open_ledger') -%}
         {{ open_ledger(ledger) }}
@@ -84,7 +84,7 @@
         ~ "count(case when definition_hash <> " ~ definition_hash ~ " then 1 end), "
         ~ "count(case when load_id not in (" ~ counted ~ ") then 1 end), "
         ~ "min(counted_at) < (select max(rebuilt_at) from ("
-        ~ "select min(counted_at) as rebuilt_at from " ~ ledger ~ " where model in (" ~ other_names ~ ") group by model"
+        ~ "select min(counted_at) as rebuilt_at from " ~ ledger ~ " where model in (" ~ names | join(', ') ~ ") group by model"
         ~ ") as rebuilds) "
         ~ "from " ~ ledger ~ " where model = " ~ model_name
     ).rows[0] -%}

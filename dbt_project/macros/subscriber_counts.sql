@@ -1,8 +1,9 @@
 {# What is counted of events per subscriber and day, by whoever counts them. #}
 {% macro subscriber_day_counts(events, condition) -%}
+    {%- set day = project_date('occurred_at') -%}
     select
         subscriber_id,
-        {{ project_date('occurred_at') }} as event_date,
+        {{ day }} as event_date,
         {{ metric_columns() }}
         count(*) as events_processed,
         min(occurred_at) as first_event_at,
@@ -13,7 +14,7 @@
         {{ condition }}
         and {{ is_tracked_event() }}
         and subscriber_id is not null
-    group by subscriber_id, {{ project_date('occurred_at') }}
+    group by subscriber_id, {{ day }}
 {%- endmacro %}
 
 

@@ -7,31 +7,38 @@ from functools import lru_cache
 
 import msgspec
 
-# Every property by which an event tells whose it is, beside those that all events have.
+# Every property by which an event tells whose it is; the last one is a list of ids.
+_PROPERTIES = (
+    "distinct_id",
+    "$distinct_id",
+    "$distinct_id_before_identity",
+    "$preshuffle_distinct_id",
+    "$device_id",
+    "$user_id",
+    "user_id",
+    "$identified_id",
+    "identified_id",
+    "$anon_id",
+    "$anon_distinct_id",
+    "alias",
+    "mp_original_distinct_id",
+    "$distinct_ids",
+)
+_DEVICE, _LIST = _PROPERTIES.index("$device_id"), _PROPERTIES.index("$distinct_ids")
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NULL = msgspec.Raw(b"null")
 # An id comes again and again within an answer.
 _REMEMBERED = 100_000
 
-
-class _Ids(msgspec.Struct):
-    distinct_id: msgspec.Raw = _NULL
-    other_distinct_id: msgspec.Raw = msgspec.field(default=_NULL, name="$distinct_id")
-    before: msgspec.Raw = msgspec.field(default=_NULL, name="$distinct_id_before_identity")
-    before_shuffle: msgspec.Raw = msgspec.field(default=_NULL, name="$preshuffle_distinct_id")
-    device: msgspec.Raw = msgspec.field(default=_NULL, name="$device_id")
-    user: msgspec.Raw = msgspec.field(default=_NULL, name="$user_id")
-    other_user: msgspec.Raw = msgspec.field(default=_NULL, name="user_id")
-    identified: msgspec.Raw = msgspec.field(default=_NULL, name="$identified_id")
-    other_identified: msgspec.Raw = msgspec.field(default=_NULL, name="identified_id")
-    anonymous: msgspec.Raw = msgspec.field(default=_NULL, name="$anon_id")
-    other_anonymous: msgspec.Raw = msgspec.field(default=_NULL, name="$anon_distinct_id")
-    alias: msgspec.Raw = msgspec.field(default=_NULL, name="alias")
-    merged: msgspec.Raw = msgspec.field(default=_NULL, name="$distinct_ids")
-    hot_shard: msgspec.Raw = msgspec.field(default=_NULL, name="mp_original_distinct_id")
-
-
-_ids = msgspec.json.Decoder(_Ids)
+_ids = msgspec.json.Decoder(
+    msgspec.defstruct(
+        "_Ids",
+        [
+            (f"id_{number}", msgspec.Raw, msgspec.field(default=_NULL, name=name))
+            for number, name in enumerate(_PROPERTIES)
+        ],
+    )
+)
 
 
 def hashed(one: str, secret: str) -> str:
@@ -53,11 +60,10 @@ class Suppression:
 
     def hides(self, payload: bytes) -> bool:
         """Whether an event with these properties is about a forgotten id."""
-        ids = _ids.decode(payload)
-        device = _text(bytes(ids.device))
-        told = [_text(bytes(getattr(ids, name))) for name in ids.__struct_fields__]
-        told += [_text(one) for one in _TEXT.findall(bytes(ids.merged))]
-        told.append(device and f"$device:{device}")
+        tokens = [bytes(token) for token in msgspec.structs.astuple(_ids.decode(payload))]
+        told = [_text(token) for token in (*tokens, *_TEXT.findall(tokens[_LIST]))]
+        if device := told[_DEVICE]:
+            told.append(f"$device:{device}")
         return any(one and self._is_forgotten(one) for one in told)
 
     def hides_line(self, line: bytes) -> bool:
