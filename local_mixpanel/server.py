@@ -17,6 +17,7 @@ from local_mixpanel.export import ExportQuery, events_answer, join_lines, matche
 from local_mixpanel.faults import Fault, PlannedFault, too_many_requests
 from local_mixpanel.http_server import HttpServer, Request
 from local_mixpanel.ingestion import InvalidBody, read_body, received
+from local_mixpanel.profiles import ProfileStore, read_updates
 from local_mixpanel.query import (
     counts_answer,
     names_answer,
@@ -62,6 +63,7 @@ class LocalMixpanel:
         has_query_api: bool = True,
         now: Callable[[], datetime] | None = None,
         bytes_per_second: int | None = None,
+        profiles_per_page: int = 1000,
     ) -> None:
         """Prepare a project without events.
 
@@ -79,6 +81,7 @@ class LocalMixpanel:
             now: The clock by which events are received and become visible, with a time zone; the
                 machine's by default.
             bytes_per_second: How fast the body of an export comes at most; None for any speed.
+            profiles_per_page: How many profiles a page of them has.
 
         Raises:
             ValueError: `bytes_per_second` is below 1.
@@ -99,6 +102,7 @@ class LocalMixpanel:
         self._has_query_api = has_query_api
         self._bytes_per_second = bytes_per_second
         self._store = EventStore()
+        self.profiles = ProfileStore(profiles_per_page)
         self._cache = GzipCache()
         self._faults: deque[PlannedFault] = deque()
         self._requests: list[RecordedRequest] = []
@@ -242,6 +246,12 @@ class LocalMixpanel:
                     answer = self._count(request)
                 case "GET", "/api/query/events/names":
                     answer = self._names(request)
+                case "POST", "/api/query/engage":
+                    answer = self._profile_page(request)
+                case "POST", "/api/query/cohorts/list":
+                    answer = self._cohorts(request)
+                case "POST", "/engage":
+                    answer = self._update_profiles(request)
                 case "POST", "/track":
                     answer = self._track(request)
                 case "POST", "/import":
@@ -297,6 +307,28 @@ class LocalMixpanel:
         _limit(self._query_limiter)
         selection = self._select(ExportQuery(from_date, to_date, None, time_in_ms=False))
         return names_answer(limit, selection.lines_by_day())
+
+    def _profile_page(self, request: Request) -> Answer:
+        self._authorize_query(request)
+        _limit(self._query_limiter)
+        return self.profiles.page(request.body)
+
+    def _cohorts(self, request: Request) -> Answer:
+        self._authorize_query(request)
+        _limit(self._query_limiter)
+        return self.profiles.cohorts()
+
+    def _update_profiles(self, request: Request) -> Answer:
+        try:
+            updates = read_updates(request.body)
+            if self.token is not None and any(
+                update.get("$token") != self.token for update in updates
+            ):
+                return _status({}, "token, missing or invalid", 401)
+            self.profiles.update(updates)
+        except InvalidBody as error:
+            return _status({}, str(error), 400)
+        return _status({"verbose": "1"}, None, 200)
 
     def _authorize_query(self, request: Request) -> None:
         self._authorize(request)

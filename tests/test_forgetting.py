@@ -109,6 +109,7 @@ def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsy
         "events": 3,
         "rejected_lines": 1,
         "subscribers": 1,
+        "profiles": 0,
         "is_done": True,
     }
     assert subscribers(warehouse) == {"bob": known}

@@ -18,7 +18,8 @@
     {%- set found = run_query(
         "select (select count(*) from " ~ events ~ " where " ~ is_theirs ~ "), "
         ~ "(select count(*) from " ~ rejected ~ " where " ~ mentions_them ~ "), "
-        ~ "(select count(*) from " ~ ref('subscribers').render() ~ " where subscriber_id in (select id from forgotten_ids))"
+        ~ "(select count(*) from " ~ ref('subscribers').render() ~ " where subscriber_id in (select id from forgotten_ids)), "
+        ~ "(select count(*) from " ~ source('mixpanel', 'profiles').render() ~ " where distinct_id in (select id from forgotten_ids))"
     ).rows[0] -%}
     {%- if not dry_run -%}
         {%- do remove_from_models(
@@ -31,6 +32,11 @@
             ~ " where distinct_id in (select id from forgotten_ids)"
             ~ " or distinct_id_before_identity in (select id from forgotten_ids)"
         ) -%}
+        {%- for table in ['profiles', 'profile_history', 'cohort_members', 'swept_ids'] -%}
+            {%- do run_query(
+                "delete from " ~ source('mixpanel', table).render() ~ " where distinct_id in (select id from forgotten_ids)"
+            ) -%}
+        {%- endfor -%}
         {%- do run_query(
             "insert into " ~ source('mixpanel', 'suppressed_ids').render() ~ " (id_hash) "
             ~ "select id_hash from (" ~ literal_rows(hashes, 'id_hash') ~ ") as forgotten where id_hash not in "
@@ -38,12 +44,12 @@
         ) -%}
         {%- do run_query(
             "insert into " ~ source('mixpanel', 'forgotten').render()
-            ~ " (forgotten_at, ids, events, rejected_lines, subscribers) values ("
-            ~ dbt.current_timestamp() ~ ", " ~ ids | length ~ ", " ~ found[0] ~ ", " ~ found[1] ~ ", " ~ found[2] ~ ")"
+            ~ " (forgotten_at, ids, events, rejected_lines, subscribers, profiles) values ("
+            ~ dbt.current_timestamp() ~ ", " ~ ids | length ~ ", " ~ found[0] ~ ", " ~ found[1] ~ ", " ~ found[2] ~ ", " ~ found[3] ~ ")"
         ) -%}
     {%- endif -%}
     {%- do adapter.commit() -%}
-    {%- do log(tojson({'events': found[0] | int, 'rejected_lines': found[1] | int, 'subscribers': found[2] | int}), info=true) -%}
+    {%- do log(tojson({'events': found[0] | int, 'rejected_lines': found[1] | int, 'subscribers': found[2] | int, 'profiles': found[3] | int}), info=true) -%}
 {% endmacro %}
 
 

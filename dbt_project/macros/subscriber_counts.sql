@@ -18,19 +18,9 @@
 {%- endmacro %}
 
 
-{# What the days of the subscribers in `touched` add up to, per person. #}
+{# What the days of the subscribers in `touched` add up to, per person, and what their profile says. #}
 {% macro subscriber_totals(touched) -%}
-    select
-        ids.subscriber_id,
-        {% for name, metric in var('metrics').items() -%}
-        {% set column = 'days.' ~ adapter.quote(name) -%}
-        {{ 'bool_or(' ~ column ~ ')' if metric_is_flag(metric) else 'cast(sum(' ~ column ~ ') as bigint)' }} as {{ adapter.quote(name) }},
-        {% endfor -%}
-        cast(sum(days.events_processed) as bigint) as events_processed,
-        min(days.first_event_at) as first_event_at,
-        max(days.last_event_at) as last_event_at,
-        {{ dbt.current_timestamp() }} as updated_at
-    from (
+    with ids as (
         select
             identities.resolved_distinct_id as subscriber_id,
             identities.distinct_id
@@ -47,11 +37,36 @@
             from {{ ref('identity_map').render() }} as identities
             where identities.distinct_id = touched.subscriber_id
         )
-    ) as ids
-    inner join {{ ref('subscriber_days').render() }} as days
-        on ids.distinct_id = days.subscriber_id
-    where {{ is_wanted_subscriber('ids.subscriber_id') }}
-    group by ids.subscriber_id
+    )
+
+    select
+        totals.*
+        {%- for name in var('profile_columns') %},
+        profiles.{{ adapter.quote(name) }}
+        {%- endfor %}
+    from (
+        select
+            ids.subscriber_id,
+            {% for name, metric in var('metrics').items() -%}
+            {% set column = 'days.' ~ adapter.quote(name) -%}
+            {{ 'bool_or(' ~ column ~ ')' if metric_is_flag(metric) else 'cast(sum(' ~ column ~ ') as bigint)' }} as {{ adapter.quote(name) }},
+            {% endfor -%}
+            cast(sum(days.events_processed) as bigint) as events_processed,
+            min(days.first_event_at) as first_event_at,
+            max(days.last_event_at) as last_event_at,
+            {{ dbt.current_timestamp() }} as updated_at
+        from ids
+        inner join {{ ref('subscriber_days').render() }} as days
+            on ids.distinct_id = days.subscriber_id
+        where {{ is_wanted_subscriber('ids.subscriber_id') }}
+        group by ids.subscriber_id
+    ) as totals
+    {% if var('profile_columns') -%}
+    left join (
+        {{ person_profiles('ids') }}
+    ) as profiles
+        on totals.subscriber_id = profiles.subscriber_id
+    {%- endif %}
 {%- endmacro %}
 
 
@@ -68,16 +83,17 @@
 {% macro touch_subscribers() %}
     {%- set events, days, identities = ref('stg_mixpanel__events'), ref('subscriber_days'), ref('identity_map') -%}
     {%- if execute -%}
-        {%- set definition = metrics_definition() ~ var('include_anonymous') -%}
+        {%- set definition = metrics_definition() ~ var('include_anonymous') ~ profiles_definition() -%}
         {%- set everything = claim_counted_loads(definition, [days, identities]) -%}
         {%- set changes = identity_changes(this) -%}
         {%- do run_query(open_identity_changes(changes)) -%}
         {%- if flags.EMPTY -%}
             {%- do make_temporary_table('touched_subscribers', "select subscriber_id from " ~ days.render() ~ " where false") -%}
-        {%- elif everything -%}
-            {%- do make_temporary_table('touched_subscribers', everyone()) -%}
         {%- else -%}
-            {%- do make_temporary_table('touched_subscribers', touched_since(changes)) -%}
+            {%- set of_profiles = touch_profiles() -%}
+            {%- do make_temporary_table(
+                'touched_subscribers', everyone() if everything else touched_since(changes) ~ " union " ~ of_profiles
+            ) -%}
         {%- endif -%}
         {%- if not flags.EMPTY -%}
             {%- do run_query("delete from " ~ changes) -%}

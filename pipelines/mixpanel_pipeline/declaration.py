@@ -17,6 +17,8 @@ _KEYS = ("event", "where", "unless", "kind", "description")
 # https://docs.mixpanel.com/docs/tracking-methods/id-management/identifying-users-original
 IDENTITY_EVENTS = ("$create_alias", "$identify", "$merge")
 _KINDS = ("count", "flag")
+_PROFILE_KEYS = ("property", "type", "description")
+_PROFILE_TYPES = ("text", "number", "integer", "boolean")
 # What `subscribers` has beside the metrics, and what PostgreSQL gives every table.
 _OWN_COLUMNS = (
     "subscriber_id",
@@ -146,6 +148,8 @@ class _Declaration:
             self._check_name(name, key)
         if "invariants" in variables:
             self._check_invariants(variables["invariants"], found)
+        if "profile_columns" in variables:
+            self._check_profile_columns(variables["profile_columns"], found)
         self._check_identity(variables)
         return found
 
@@ -162,6 +166,29 @@ class _Declaration:
             if node is not None and (_type(node) not in types or not is_right(node)):
                 told = f", not {node.value}" if isinstance(node, yaml.ScalarNode) else ""
                 self._refuse(node, f"`{name}` takes {rule}{told}")
+
+    def _check_profile_columns(self, node: yaml.Node, metrics: Metrics) -> None:
+        columns = self._mapping(node, "`profile_columns`")
+        for name, key in self._keys(node):
+            self._check_name(name, key)
+            if name in metrics:
+                self._refuse(key, f"`{name}` is a metric already: name one of them otherwise")
+            what = f"the profile column `{name}`"
+            parts = self._mapping(columns[name], what)
+            for part, part_node in self._keys(columns[name]):
+                if part not in _PROFILE_KEYS:
+                    self._refuse(
+                        part_node,
+                        f"{what} has `{part}`, but may have {_listed(_PROFILE_KEYS)}"
+                        f"{_did_you_mean(part, _PROFILE_KEYS)}",
+                    )
+                text = self._text(parts[part], f"`{part}` of {what}")
+                if part == "type" and text not in _PROFILE_TYPES:
+                    self._refuse(
+                        parts[part],
+                        f"`type` of {what} is `{text}`, but can be {_listed(_PROFILE_TYPES)}"
+                        f"{_did_you_mean(text, _PROFILE_TYPES)}",
+                    )
 
     def _metric(self, name: str, node: yaml.Node) -> dict[str, Any]:
         what = f"the metric `{name}`"
@@ -209,7 +236,7 @@ class _Declaration:
             possible = possible if _NAME.fullmatch(possible) else f"metric_{possible}".strip("_")
             self._refuse(
                 node,
-                f"`{name}` cannot be a metric's name, which is a column's and has only "
+                f"`{name}` cannot be the name of a column, which has only "
                 f"a to z, digits and underscores: write {possible}",
             )
         if len(name) > _NAME_LENGTH:

@@ -78,7 +78,7 @@
     {%- set gone = stored | reject('in', columns) | list -%}
     {%- set added = columns | reject('in', stored) | list -%}
 
-    {%- if stored and (gone or added) and not rebuild -%}
+    {%- if stored and (gone or added) and not rebuild and config.get('on_schema_change') == 'fail' -%}
         {%- do exceptions.raise_compiler_error(
             target ~ " has other columns than the model. Nothing was changed; it has to be rebuilt."
         ) -%}

@@ -67,6 +67,7 @@ class DuckDB(Warehouse):
 
     name = "duckdb"
     holds_nul = True
+    json_type = "json"
     placeholder = "?"
 
     def __post_init__(self) -> None:

@@ -72,6 +72,7 @@ class Postgres(Warehouse):
 
     name = "postgres"
     holds_nul = False
+    json_type = "jsonb"
     placeholder = "%s"
 
     def __post_init__(self) -> None:
@@ -276,6 +277,7 @@ class Postgres(Warehouse):
             f"create index if not exists events_occurred_at on {events} using brin (occurred_at);"
             f"create index if not exists rekeyed_ids_before on {self.raw}.rekeyed_ids "
             "using hash (distinct_id_before_identity);"
+            f"create index if not exists profiles_change_id on {self.raw}.profiles (change_id);"
             f"select brin_summarize_new_values('{self.raw}.events_dlt_load_id');"
             f"select brin_summarize_new_values('{self.raw}.events_occurred_at')"
         )

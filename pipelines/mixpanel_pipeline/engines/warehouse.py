@@ -31,6 +31,8 @@ class Warehouse(ABC):
     name: DestinationName
     holds_nul: bool
     """Whether text and JSON can hold NUL characters."""
+    json_type: str
+    """The type of a column of JSON."""
     placeholder: str
     """What stands for a parameter in the driver's SQL."""
     schemas: Schemas

@@ -66,6 +66,10 @@ class Suppression:
             told.append(f"$device:{device}")
         return any(one and self._is_forgotten(one) for one in told)
 
+    def hides_id(self, one: str) -> bool:
+        """Whether an id is a forgotten one."""
+        return self._is_forgotten(one)
+
     def hides_line(self, line: bytes) -> bool:
         """Whether a line that is no event has a text that is a forgotten id."""
         return any(self._is_forgotten(_text(one)) for one in _TEXT.findall(line))

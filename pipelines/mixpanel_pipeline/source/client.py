@@ -215,11 +215,26 @@ class MixpanelClient:
             raise ExportError("Mixpanel's list of event names has a form that is not known.")
         return [str(name) for name in names]
 
+    def query_page(self, path: str, form: Mapping[str, str]) -> bytes:
+        """One page of a Query API that takes a form, as it came.
+
+        Raises:
+            NotInPlan: The project's plan lacks the Query API.
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        url = f"{self.settings.query_host}/api/query/{path}"
+
+        def read() -> bytes:
+            with self._send(url, {}, form=form) as response:
+                return bytes(response.content)
+
+        return self._repeated(f"the query of {path}", read)
+
     def _query(self, path: str, parameters: dict[str, str], *, patient: bool = True) -> Any:
         url = f"{self.settings.query_host}/api/query/{path}"
 
         def read() -> Any:
-            with self._get(url, parameters, patient=patient) as response:
+            with self._send(url, parameters, patient=patient) as response:
                 try:
                     return response.json()
                 except requests.JSONDecodeError as error:
@@ -296,7 +311,7 @@ class MixpanelClient:
         return min(self.settings.retry_pause_seconds * 2.0**repetitions, longest)
 
     def _download(self, parameters: Mapping[str, str], path: Path) -> Answer:
-        with self._get(f"{self.settings.host}/api/2.0/export", parameters) as response:
+        with self._send(f"{self.settings.host}/api/2.0/export", parameters) as response:
             if _is_page(response, b""):
                 raise BrokenAnswer(f"not events came but {_PAGE}")
             encoding = response.headers.get("Content-Encoding", "identity").lower()
@@ -322,10 +337,15 @@ class MixpanelClient:
                     raise _not_kept(path, error) from error
 
     @contextmanager
-    def _get(  # type: ignore[no-untyped-def]
-        self, url: str, parameters: Mapping[str, str], *, patient: bool = True
+    def _send(  # type: ignore[no-untyped-def]
+        self,
+        url: str,
+        parameters: Mapping[str, str],
+        *,
+        form: Mapping[str, str] | None = None,
+        patient: bool = True,
     ):
-        """The response to a GET, of status 200; its body still to be read."""
+        """The response to a GET, or a form's POST, of status 200; its body still to be read."""
         if self.settings.project_id:
             parameters = {**parameters, "project_id": self.settings.project_id}
         with requests.Session() as session:
@@ -334,19 +354,22 @@ class MixpanelClient:
             timeout = float(CONNECT_TIMEOUT_SECONDS), self.settings.read_timeout_seconds
             if not patient:
                 timeout = _IMPATIENT_SECONDS, min(timeout[1], _IMPATIENT_SECONDS)
-            yield from self._ask(session, url, parameters, timeout)
+            yield from self._ask(session, url, parameters, form, timeout)
 
     def _ask(
         self,
         session: requests.Session,
         url: str,
         parameters: Mapping[str, str],
+        form: Mapping[str, str] | None,
         timeout: tuple[float, float],
     ) -> Iterator[requests.Response]:
         try:
-            with session.get(
+            with session.request(
+                "GET" if form is None else "POST",
                 url,
                 params=parameters,
+                data=form,
                 auth=self.settings.auth,
                 headers={"Accept-Encoding": "gzip"},
                 stream=True,
@@ -355,7 +378,7 @@ class MixpanelClient:
                 timeout=timeout,
             ) as response:
                 logger.debug(
-                    "GET %s, %s to %s: %s",
+                    "%s, %s to %s: %s",
                     urlsplit(url).path,
                     parameters.get("from_date"),
                     parameters.get("to_date"),

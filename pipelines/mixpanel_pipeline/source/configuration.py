@@ -43,6 +43,7 @@ _HIDDEN = (*_SECRETS, "hash_secret")
 _TYPES: dict[Any, str] = {
     int: "has to be a whole number",
     float: "has to be a number",
+    bool: "has to be true or false",
 }
 _WORDS: dict[str, Sequence[str]] = {
     "region": list(HOSTS),
@@ -58,6 +59,7 @@ _BOUNDS: dict[str, tuple[int | float, int | float]] = {
     "initial_window_days": (1, _DAYS),
     "lookback_hours": (0, 24 * _DAYS),
     "arrival_days": (0, _DAYS),
+    "profiles_every_hours": (0, 24 * _DAYS),
     "audit_after_sync": (0, _DAYS),
     # Doubled pauses overflow after a thousand.
     "attempts": (1, 1000),
@@ -109,6 +111,15 @@ class MixpanelConfiguration(BaseConfiguration):
     """Our share of the 60 queries an hour that Mixpanel allows all tools of a project together."""
     report_timezone: str | None = None
     """The time zone in which Mixpanel's reports count days; that of exports if it is not given."""
+    profiles: bool = False
+    """Whether syncs load the people's profiles as well."""
+    profile_history: bool = False
+    """Whether what a profile was before it changed is kept, from now on."""
+    cohorts: bool = False
+    """Whether syncs load the cohorts, and who is in them, as well."""
+    profiles_every_hours: float = 24.0
+    """How long after one sweep of all profiles, or of a cohort, began the next one may: each takes
+    a request a thousand people."""
     audit_after_sync: int = 0
     """How many days each sync compares with Mixpanel's own counts, and repairs; 0 for none."""
     dataset_name: str | None = None
@@ -214,8 +225,9 @@ def load_configuration(
 def _shape_problem(values: Mapping[str, Any]) -> "_Problem | None":
     """What dlt would make a text or a number of, although it is none."""
     for name, value in values.items():
-        if name != "events" and isinstance(value, list | dict | bool):
-            hint = MixpanelConfiguration.get_resolvable_fields()[name]
+        hint = MixpanelConfiguration.get_resolvable_fields()[name]
+        is_fit = name == "events" or (isinstance(value, bool) and hint is bool)
+        if not is_fit and isinstance(value, list | dict | bool):
             return _Problem(name, _TYPES.get(hint, "has to be text"), value)
     return None
 

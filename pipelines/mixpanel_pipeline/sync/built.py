@@ -69,12 +69,13 @@ def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) ->
 
 def _has_models(warehouse: Warehouse) -> bool:
     return all(
-        warehouse.has_table(warehouse.marts, name) for name in ("counted_loads", "subscribers")
+        warehouse.has_table(warehouse.marts, name)
+        for name in ("counted_loads", "counted_profiles", "subscribers")
     )
 
 
 def _has_loads_to_count(warehouse: Warehouse) -> bool:
-    """Whether a load with events is not counted, or a counted one no longer there."""
+    """Whether what is loaded is not counted, or a counted load no longer there."""
     counted = f"{warehouse.marts}.counted_loads"
     completed = (
         f"select load_id from {warehouse.raw}._dlt_loads "
@@ -89,6 +90,8 @@ def _has_loads_to_count(warehouse: Warehouse) -> bool:
                 "where model = 'subscribers')))"
                 for table in ("events", "rekeyed_ids")
             )
+            + f" or exists (select 1 from {warehouse.raw}.profiles where change_id > "
+            f"(select coalesce(max(change_id), 0) from {warehouse.marts}.counted_profiles))"
         )
     )
 

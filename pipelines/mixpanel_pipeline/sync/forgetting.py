@@ -7,7 +7,7 @@ from typing import Any
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.sync import rekeyed_ids, suppressed_ids
+from mixpanel_pipeline.sync import rekeyed_ids, suppressed_ids, sweeps
 from mixpanel_pipeline.sync.new_events import NewEvents
 from mixpanel_pipeline.sync.transform import call_dbt, in_one_line
 
@@ -24,12 +24,13 @@ class Forgotten:
     events: int
     rejected_lines: int
     subscribers: int
+    profiles: int
     is_done: bool
 
     def __str__(self) -> str:
         return (
-            f"{self.ids:,} ids, {self.events:,} events, {self.rejected_lines:,} rejected lines and "
-            f"{self.subscribers:,} subscribers"
+            f"{self.ids:,} ids, {self.events:,} events, {self.rejected_lines:,} rejected lines, "
+            f"{self.profiles:,} profiles and {self.subscribers:,} subscribers"
         )
 
     def as_json(self) -> str:
@@ -42,9 +43,9 @@ def forget(
 ) -> Forgotten:
     """Remove everything of the people that some ids are of, and never load it again.
 
-    In one transaction their events, rejected lines that name them, counts and evidence go, and
-    keyed hashes of their ids are entered in `suppressed_ids`. How much it was, without the ids, is
-    recorded in `forgotten`. It may be done again for the same ids.
+    In one transaction their events, profiles, rejected lines that name them, counts and evidence
+    go, and keyed hashes of their ids are entered in `suppressed_ids`. How much it was, without the
+    ids, is recorded in `forgotten`. It may be done again for the same ids.
 
     Args:
         warehouse: Where they are.
@@ -69,6 +70,7 @@ def forget(
         arguments["hashes"] = [] if dry_run else suppressed_ids.entries(theirs, secret)
         with warehouse.kept_open():
             rekeyed_ids.prepare(warehouse)
+            sweeps.prepare(warehouse)
             suppressed_ids.prepare(warehouse)
             # What a load left that did not complete is theirs too.
             NewEvents(warehouse).remove_unfinished()

@@ -46,6 +46,7 @@ def sync(
     run = Run(warehouse, settings, mode, now=now, run_id=run_id, progress=progress)
 
     def steps() -> None:
+        failure = None
         if not skip_transform:
             # Better before than after hours of loading.
             warehouse.check_rights_to_transform()
@@ -56,8 +57,12 @@ def sync(
                 run.load_new(full_refresh=full_refresh)
             heal_after_sync(run, settings.audit_after_sync)
             run.check_names()
+            if backfill is None:
+                failure = run.load_profiles()
         if not skip_transform:
             run.transform(full_refresh=full_refresh)
+        if failure is not None:
+            raise failure
 
     run.perform(steps)
     return run.summary

@@ -7,6 +7,7 @@ from typing import Any
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.sync import sweeps
 from mixpanel_pipeline.sync.transform import call_dbt, in_one_line
 
 EVENTS = "stg_mixpanel__events"
@@ -60,6 +61,8 @@ def remove_events(warehouse: Warehouse, condition: str, *, dry_run: bool = False
             events, subscribers = cursor.fetchone()
         if dry_run or not events:
             return Removal(events, subscribers, is_done=not dry_run)
+        with warehouse.kept_open():
+            sweeps.prepare(warehouse)
         arguments = [
             "run-operation",
             "remove_events",

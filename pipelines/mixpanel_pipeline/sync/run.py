@@ -21,13 +21,20 @@ from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-from mixpanel_pipeline.source.errors import AccessRefused, ConfigurationError, ExportError
+from mixpanel_pipeline.source.errors import (
+    AccessRefused,
+    ConfigurationError,
+    ExportError,
+    NotInPlan,
+)
+from mixpanel_pipeline.source.profiles import fetch_cohorts
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync import rekeyed_ids, suppressed_ids
+from mixpanel_pipeline.sync import cohorts, rekeyed_ids, suppressed_ids, sweeps
 from mixpanel_pipeline.sync.built import forget_build, is_built, keep_build
 from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
+from mixpanel_pipeline.sync.profiles import Profiles
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.summary import Summary, new_run_id
 from mixpanel_pipeline.sync.sync_runs import SyncRuns, described
@@ -133,6 +140,7 @@ class Run:
                         self._suppression = suppressed_ids.suppression(self.warehouse, secret)
                     with self.warehouse.kept_open():
                         rekeyed_ids.prepare(self.warehouse)
+                        sweeps.prepare(self.warehouse)
                     with self._progress.shown():
                         steps()
                         interruption.check()
@@ -193,6 +201,47 @@ class Run:
             absent = absent_names(self.warehouse, names)
         if tell_unknown(self.client, absent):
             self._runs.update(self.summary.run_id, names_checked=described(names))
+
+    def load_profiles(self) -> ExportError | None:
+        """Sweep profiles and cohorts, where they are asked for and due; see `Sweeper.sweep`.
+
+        Returns:
+            What it failed of, to be raised when everything else is done: that is no reason not to
+            count. A project whose plan lacks the API is only warned of.
+        """
+        if not (self.settings.profiles or self.settings.cohorts):
+            return None
+        self._progress.step = "Loading profiles"
+        profiles = Profiles(self.warehouse, self.now, keep_history=self.settings.profile_history)
+        try:
+            self._sweep(profiles)
+        except NotInPlan as error:
+            logger.warning("Profiles and cohorts are not loaded: %s", error)
+        except ExportError as error:
+            return error
+        finally:
+            if self.settings.profiles:
+                self.summary.profiles_new = profiles.counts.new
+                self.summary.profiles_changed = profiles.counts.changed
+                self.summary.profiles_unchanged = profiles.counts.unchanged
+                self.summary.profiles_deleted = profiles.counts.deleted
+        return None
+
+    def _sweep(self, profiles: Profiles) -> None:
+        sweeper = sweeps.Sweeper(
+            self.warehouse,
+            self.settings,
+            self.client,
+            suppression=self._suppression,
+            now=self.now,
+        )
+        everything: list[sweeps.Swept] = [profiles] if self.settings.profiles else []
+        if self.settings.cohorts and sweeper.has_room:
+            found = fetch_cohorts(self.client, holds_nul=self.warehouse.holds_nul)
+            with self.warehouse.kept_open():
+                cohorts.keep(self.warehouse, found, self.now)
+            everything += [cohorts.CohortMembers(self.warehouse, one.id, self.now) for one in found]
+        sweeper.sweep(everything)
 
     def load_again(self, days: Window) -> None:
         """Load days that turned out to lack events."""

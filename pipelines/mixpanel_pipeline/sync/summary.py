@@ -43,6 +43,10 @@ class Summary:
     days_missing: int | None = None
     """Days loaded for other names than those asked for now; `missing_since` is the first."""
     missing_since: date | None = None
+    profiles_new: int | None = None
+    profiles_changed: int | None = None
+    profiles_unchanged: int | None = None
+    profiles_deleted: int | None = None
     subscribers: int | None = None
     duration_seconds: float = 0.0
     error: str | None = None

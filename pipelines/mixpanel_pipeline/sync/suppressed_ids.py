@@ -43,8 +43,11 @@ def prepare(warehouse: Warehouse) -> None:
     warehouse.execute(
         f"create table if not exists {warehouse.raw}.forgotten "
         "(forgotten_at timestamp with time zone not null, ids integer not null, "
-        "events bigint not null, rejected_lines bigint not null, subscribers bigint not null)"
+        "events bigint not null, rejected_lines bigint not null, subscribers bigint not null, "
+        "profiles bigint)"
     )
+    if "profiles" not in warehouse.columns(warehouse.raw, "forgotten"):
+        warehouse.execute(f"alter table {warehouse.raw}.forgotten add column profiles bigint")
 
 
 def entries(ids: list[str], secret: str | None) -> list[str]:
