@@ -111,6 +111,9 @@ class Postgres(Warehouse):
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
+        if self._copying is not None:
+            yield
+            return
         self._copying = []
         try:
             yield

@@ -1,5 +1,7 @@
 """Whether the models are as dbt would leave them: then dbt is not even imported.
 
+Views that are as the same project left them are not built anew either.
+
 Nothing is taken for built that is not known to be. The last build has succeeded, tests included,
 not long ago and by the same project; the loads it counted are there, and no others with events;
 and what it left behind was not touched since.
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from mixpanel_pipeline import project
 from mixpanel_pipeline.engines import Warehouse
@@ -19,13 +22,15 @@ from mixpanel_pipeline.engines import Warehouse
 # What the tests find that nothing here does, as a row that somebody changed by hand, they find
 # within a day.
 _TESTED_AGAIN_AFTER = timedelta(days=1)
+Missing = Literal["nothing", "tables", "everything"]
+
 # dbt's own output.
 _NOT_SOURCE = {"target", "logs"}
 _PACKAGES = ("dbt-core", "dbt-adapters", "dbt-duckdb", "dbt-postgres")
 
 
-def is_built(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> bool:
-    """Whether a build would change nothing and find nothing.
+def to_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> Missing:
+    """What a build would change: after one by the same project, no view.
 
     Args:
         warehouse: Where the models are; the caller holds its lock.
@@ -33,17 +38,20 @@ def is_built(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> b
         now: The current instant.
     """
     if not (warehouse.has_table(warehouse.raw, "built") and _has_models(warehouse)):
-        return False
+        return "everything"
     found = warehouse.rows(f"select fingerprint, state, built_at from {warehouse.raw}.built")
     if len(found) != 1:
-        return False
+        return "everything"
     fingerprint, state, built_at = found[0]
-    return bool(
-        timedelta(0) <= now - built_at < _TESTED_AGAIN_AFTER
-        and fingerprint == _fingerprint(arguments)
-        and state == _state(warehouse)
-        and not _has_loads_to_count(warehouse)
-    )
+    if fingerprint != _fingerprint(arguments):
+        return "everything"
+    was, left = state.split(), _state(warehouse).split()
+    if was[-1] != left[-1]:
+        return "everything"
+    is_recent = timedelta(0) <= now - built_at < _TESTED_AGAIN_AFTER
+    if is_recent and was == left and not _has_loads_to_count(warehouse):
+        return "nothing"
+    return "tables"
 
 
 def forget_build(warehouse: Warehouse) -> None:
@@ -119,22 +127,33 @@ def _source_files() -> list[Path]:
 
 
 def _state(warehouse: Warehouse) -> str:
-    """What a build leaves: who counted which loads and when, how many rows, and the relations."""
+    """What a build leaves, as two hashes: of the tables, and of the views.
+
+    That is: who counted which loads and when, how many rows there are, and all relations.
+    """
     counted = warehouse.rows(
         f"select model, count(*), min(counted_at), max(counted_at), max(load_id), "
         f"min(definition_hash), max(definition_hash) "
         f"from {warehouse.marts}.counted_loads group by model order by model"
     )
     subscribers = warehouse.value(f"select count(*) from {warehouse.marts}.subscribers")
-    views = warehouse.rows(
-        "select table_name, view_definition from information_schema.views "
-        "where table_schema = %s order by table_name",
-        [warehouse.marts],
+    views = dict(
+        warehouse.rows(
+            "select table_name, view_definition from information_schema.views "
+            "where table_schema = %s order by table_name",
+            [warehouse.marts],
+        )
     )
     columns = warehouse.rows(
         "select table_name, column_name, data_type from information_schema.columns "
         "where table_schema = %s order by table_name, column_name",
         [warehouse.marts],
     )
-    left = json.dumps([counted, subscribers, views, columns], default=datetime.isoformat)
-    return hashlib.sha256(left.encode()).hexdigest()
+    of_views = [column for column in columns if column[0] in views]
+    of_tables = [column for column in columns if column[0] not in views]
+    tables = [counted, subscribers, of_tables]
+    return " ".join(_hashed(left) for left in (tables, [list(views.items()), of_views]))
+
+
+def _hashed(left: object) -> str:
+    return hashlib.sha256(json.dumps(left, default=datetime.isoformat).encode()).hexdigest()

@@ -30,7 +30,7 @@ from mixpanel_pipeline.source.errors import (
 from mixpanel_pipeline.source.profiles import fetch_cohorts
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync import cohorts, rekeyed_ids, suppressed_ids, sweeps
-from mixpanel_pipeline.sync.built import forget_build, is_built, keep_build
+from mixpanel_pipeline.sync.built import forget_build, keep_build, to_build
 from mixpanel_pipeline.sync.coverage import missing
 from mixpanel_pipeline.sync.dataset import Dataset
 from mixpanel_pipeline.sync.load import Loaded, Loader
@@ -130,17 +130,11 @@ class Run:
             _ = self.events
         try:
             with self.warehouse.lock():
-                with self.warehouse.kept_open():
-                    self._runs.start(self.summary.run_id, self.now, self.summary.mode)
-                    self._is_entered = True
                 try:
-                    if self._settings is not None:
-                        self._key_rule = Dataset(self.warehouse, self._settings).check()
-                        secret = self._settings.hash_secret
-                        self._suppression = suppressed_ids.suppression(self.warehouse, secret)
                     with self.warehouse.kept_open():
-                        rekeyed_ids.prepare(self.warehouse)
-                        sweeps.prepare(self.warehouse)
+                        self._runs.start(self.summary.run_id, self.now, self.summary.mode)
+                        self._is_entered = True
+                        self._prepare()
                     with self._progress.shown():
                         steps()
                         interruption.check()
@@ -164,6 +158,14 @@ class Run:
             self._fail(error)
         finally:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
+
+    def _prepare(self) -> None:
+        if self._settings is not None:
+            self._key_rule = Dataset(self.warehouse, self._settings).check()
+            secret = self._settings.hash_secret
+            self._suppression = suppressed_ids.suppression(self.warehouse, secret)
+        rekeyed_ids.prepare(self.warehouse)
+        sweeps.prepare(self.warehouse)
 
     def load_new(self, *, full_refresh: bool = False) -> None:
         """Load what is new; see `Loader.load_new`. A full refresh loads also what is missing."""
@@ -195,9 +197,11 @@ class Run:
         a table are searched for a name no more often than that.
         """
         names = names_to_check(self.events)
-        if not self._is_entered or not names or self._runs.has_checked(described(names)):
+        if not self._is_entered or not names:
             return
         with self.warehouse.kept_open():
+            if self._runs.has_checked(described(names)):
+                return
             absent = absent_names(self.warehouse, names)
         if tell_unknown(self.client, absent):
             self._runs.update(self.summary.run_id, names_checked=described(names))
@@ -258,7 +262,8 @@ class Run:
             self._transform_seconds = time.monotonic() - started
 
     def _tell_missing(self) -> None:
-        lacks = missing(self.warehouse, self.events)
+        with self.warehouse.kept_open():
+            lacks = missing(self.warehouse, self.events)
         if lacks is not None:
             self.summary.days_missing, self.summary.missing_since = lacks.days, lacks.since
             logger.warning("%s: --full-refresh loads them.", lacks)
@@ -266,10 +271,16 @@ class Run:
     def _build(self, *, full_refresh: bool) -> None:
         arguments = build_arguments()
         is_asked_for = full_refresh or self._settings is None
-        if not is_asked_for and is_built(self.warehouse, arguments, self.now):
+        lacks = "everything" if is_asked_for else to_build(self.warehouse, arguments, self.now)
+        if lacks == "nothing":
             return
         forget_build(self.warehouse)
-        transform(self.warehouse, full_refresh=full_refresh, progress=self._progress)
+        transform(
+            self.warehouse,
+            full_refresh=full_refresh,
+            with_views=lacks == "everything",
+            progress=self._progress,
+        )
         keep_build(self.warehouse, arguments, self.now)
 
     def _loader(self) -> Loader:
@@ -288,10 +299,11 @@ class Run:
         )
 
     def _count_subscribers(self) -> None:
-        if self.warehouse.has_table(self.warehouse.marts, "subscribers"):
-            self.summary.subscribers = self.warehouse.value(
-                f"select count(*) from {self.warehouse.marts}.subscribers"
-            )
+        with self.warehouse.kept_open():
+            if self.warehouse.has_table(self.warehouse.marts, "subscribers"):
+                self.summary.subscribers = self.warehouse.value(
+                    f"select count(*) from {self.warehouse.marts}.subscribers"
+                )
 
     def _fail(self, error: BaseException) -> None:
         self.summary.status = "failed"

@@ -20,9 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def transform(
-    warehouse: Warehouse, *, full_refresh: bool = False, progress: Progress | None = None
+    warehouse: Warehouse,
+    *,
+    full_refresh: bool = False,
+    with_views: bool = True,
+    progress: Progress | None = None,
 ) -> None:
-    """Run `dbt build` for the models on the raw dataset, in this process.
+    """Run `dbt build` for the models on the raw dataset, in this process; views may be left out.
 
     Tests that read everything stored are left to `dbt build` by hand and to full refreshes: the
     cost of a sync has to follow what is new.
@@ -30,16 +34,17 @@ def transform(
     Raises:
         SyncError: A model or a test failed; the message says whether what was loaded is counted.
     """
-    arguments = build_arguments(full_refresh=full_refresh)
+    arguments = build_arguments(full_refresh=full_refresh, with_views=with_views)
     result = call_dbt(warehouse, arguments, [_teller(progress)] if progress else [])
     if not result.success:
         raise SyncError(f"dbt build failed: {_reason(result)}")
 
 
-def build_arguments(*, full_refresh: bool = False) -> list[str]:
+def build_arguments(*, full_refresh: bool = False, with_views: bool = True) -> list[str]:
     """What dbt is called with, and what it does depends on, beside the project itself."""
     arguments = ["build", "--select", "source:mixpanel+"]
     arguments += ["--exclude", "test_type:unit", "tag:freshness"]
+    arguments += [] if with_views else ["config.materialized:view"]
     return [*arguments, *(["--full-refresh"] if full_refresh else ["tag:full_scan"])]
 
 
