@@ -131,6 +131,17 @@ class Warehouse(ABC):
         """The models' schema."""
         return self.schemas.mart_schema
 
+    @property
+    def completed_loads(self) -> str:
+        """The query for the loads that dlt finished: the rows of any other do not count.
+
+        The models have the same in the macro `completed_loads`.
+        """
+        return (
+            f"select load_id from {self.raw}._dlt_loads "
+            "where schema_name = 'mixpanel' and status = 0"
+        )
+
     def check_schemas(self) -> None:
         """Make sure that the schemas are not those of another dataset.
 

@@ -236,9 +236,7 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
             inner join days on events.occurred_at >= days.since and events.occurred_at < days.until
             where events.occurred_at >= (select min(since) from days)
                 and events.occurred_at < (select max(until) from days)
-                and events._dlt_load_id in (
-                    select load_id from {run.warehouse.raw}._dlt_loads where status = 0
-                )
+                and events._dlt_load_id in ({run.warehouse.completed_loads})
                 and {run.warehouse.property_text("mp_original_event_name")} is null
         )
         select

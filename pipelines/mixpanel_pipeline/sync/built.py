@@ -85,10 +85,7 @@ def _has_models(warehouse: Warehouse) -> bool:
 def _has_loads_to_count(warehouse: Warehouse) -> bool:
     """Whether what is loaded is not counted, or a counted load no longer there."""
     counted = f"{warehouse.marts}.counted_loads"
-    completed = (
-        f"select load_id from {warehouse.raw}._dlt_loads "
-        "where schema_name = 'mixpanel' and status = 0"
-    )
+    completed = warehouse.completed_loads
     return bool(
         warehouse.value(
             f"select exists (select 1 from {counted} where load_id not in ({completed}))"

@@ -67,7 +67,7 @@ class NewEvents:
     def remove_unfinished(self) -> None:
         """Remove what loads that did not complete left among the events."""
         warehouse, raw = self._warehouse, self._warehouse.raw
-        completed = f"select load_id from {raw}._dlt_loads where status = 0"
+        completed = warehouse.completed_loads
         has_events = warehouse.has_table(raw, "events")
         if not warehouse.has_table(raw, "loads_begun"):
             # Earlier versions did not record what they began.
