@@ -147,6 +147,23 @@ def test_all_events_are_compared_when_all_are_loaded(mixpanel, run_sync, run_aud
     assert len(queries) == 2
 
 
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("events", ["all", '["$ae_session", "Denied"]'])
+def test_what_is_denied_is_neither_loaded_nor_missing(
+    mixpanel, warehouse, run_sync, run_audit, monkeypatch, events
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", events)
+    mixpanel.add([event(), event(name="Denied", ago=HOUR)])
+    # Loaded before it was denied, an event stays, and there may be more of it at Mixpanel.
+    assert run_sync(skip_transform=True).events_new == 2
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS_DENIED", '["Denied"]')
+    asked = len(mixpanel.requests)
+    mixpanel.add([event(ago=HOUR * 2), event(name="Denied")])
+    assert run_sync(skip_transform=True).events_new == 1
+    assert (run_audit(heal=True).status, count(warehouse)) == ("equal", 3)
+    assert "Denied" not in str([request.query for request in mixpanel.requests[asked:]])
+
+
 def test_days_are_the_projects(mixpanel, run_sync, run_audit, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__TIMEZONE", "America/Los_Angeles")
     # Wall clock: both sides of the project's midnight.

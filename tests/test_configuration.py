@@ -82,6 +82,19 @@ def test_events_are_a_word_or_a_list(configure, value, expected):
     assert configure(**ACCOUNT, events=value).event_names == expected
 
 
+def test_what_is_not_kept_is_listed_in_a_file_or_a_variable(configure, settings_file):
+    settings_file.write_text('[sources.mixpanel]\ndrop_properties = ["$email", "é, x"]\n', "utf-8")
+    run_context.active().reload()
+    settings = configure(**ACCOUNT, events_denied='["B"]', events='["A", "B"]')
+    assert settings.names_listed("drop_properties") == {"$email", "é, x"}
+    assert settings.names_listed("events_denied") == {"B"}
+    assert settings.without_denied(settings.event_names) == ["A"]
+
+
+def test_nothing_is_removed_unless_it_is_listed(configure):
+    assert configure(**ACCOUNT, drop_properties="[]").minimisation is None
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -112,6 +125,33 @@ def test_events_are_a_word_or_a_list(configure, value, expected):
         pytest.param(ACCOUNT | {"events": "[]"}, "it can be", id="no events"),
         pytest.param(ACCOUNT | {"events": "[1]"}, "it can be", id="events that are numbers"),
         pytest.param(ACCOUNT | {"events": "[A"}, "not readable", id="events that are not JSON"),
+        pytest.param(ACCOUNT | {"drop_properties": "$email"}, "a list of property", id="a word"),
+        pytest.param(ACCOUNT | {"events_denied": "[1]"}, "a list of event names", id="numbers"),
+        pytest.param(
+            ACCOUNT | {"drop_properties": '["$email", "time"]'},
+            "cannot have time: .*when",
+            id="time",
+        ),
+        pytest.param(
+            ACCOUNT | {"hash_properties": '["$user_id"]'}, "cannot have .user_id: .*whose", id="id"
+        ),
+        pytest.param(
+            ACCOUNT | {"hash_properties": '["$email"]'}, "needs hash_secret", id="no hash_secret"
+        ),
+        pytest.param(
+            ACCOUNT | {"hash_properties": '["$email"]', "hash_secret": "s3cret"},
+            "at least 32",
+            id="short hash_secret",
+        ),
+        pytest.param(
+            ACCOUNT
+            | {"hash_properties": '["a"]', "drop_properties": '["a"]', "hash_secret": "s3cret" * 6},
+            "drop_properties has too",
+            id="dropped and hashed",
+        ),
+        pytest.param(
+            ACCOUNT | {"events": '["A"]', "events_denied": '["A", "B"]'}, "leaves", id="all denied"
+        ),
         pytest.param(
             ACCOUNT | {"service_account_secret": "\u201cs3cret\u201d"}, "curly", id="curly secret"
         ),

@@ -78,3 +78,21 @@ def test_fewer_names_leave_nothing_missing(mixpanel, warehouse, run_sync, names)
     run_sync(skip_transform=True)
     names('["A"]')
     assert run_sync(skip_transform=True).days_missing is None
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_what_was_denied_of_all_events_is_missing_once_it_is_not(
+    mixpanel, warehouse, run_sync, names, monkeypatch
+):
+    names("all")
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS_DENIED", '["B"]')
+    run_sync(now=NOW - DAY, skip_transform=True)
+    assert run_sync(skip_transform=True).days_missing is None
+    assert loaded(warehouse) == {"A": 4}
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS_DENIED", '["B", "C"]')
+    assert run_sync(skip_transform=True).days_missing is None
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS_DENIED", '["C"]')
+    # The day of the watermark is read whole again.
+    assert run_sync(skip_transform=True).days_missing == 3
+    assert run_sync(full_refresh=True, skip_transform=True).days_missing is None
+    assert loaded(warehouse) == {"A": 4, "B": 4}

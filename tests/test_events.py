@@ -1,4 +1,5 @@
 import gzip
+import hmac
 import json
 from datetime import UTC, date, datetime
 from hashlib import sha256
@@ -7,6 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from mixpanel_pipeline.events.decoding import EventDecoder
+from mixpanel_pipeline.events.minimisation import Minimisation
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.delivered import decoded
 from mixpanel_pipeline.source.errors import BrokenAnswer
@@ -25,12 +27,18 @@ LAST = line("The last one")
 def decode(tmp_path):
     """Decodes lines as one answer; returns its events and its rejected lines as dicts."""
 
-    def decode(*lines, timezone="UTC", holds_nul=True, only_day=None, names=None):
+    def decode(
+        *lines, timezone="UTC", holds_nul=True, only_day=None, names=None, minimisation=None
+    ):
         path = tmp_path / "answer"
         # The last line of an answer is an event.
         path.write_bytes(gzip.compress(b"".join(line + b"\n" for line in [*lines, LAST])))
         decoder = EventDecoder(
-            ZoneInfo(timezone), holds_nul=holds_nul, only_day=only_day, names=names
+            ZoneInfo(timezone),
+            holds_nul=holds_nul,
+            only_day=only_day,
+            names=names,
+            minimisation=minimisation,
         )
         batches = list(decoder.decode(Answer(path, is_gzip=True).blocks()))
         events = [row for batch in batches for row in batch.events.to_pylist()]
@@ -407,3 +415,123 @@ def test_renamed_events_that_were_not_asked_for_are_left_out(decode):
     assert [event["event"] for event in events] == ["App Opened", "Other", "$hotshard_events"]
     events, _ = decode(*lines, names=["$hotshard_events"])
     assert len(events) == 3
+
+
+SECRET = "0123456789abcdef0123456789abcdef"
+
+
+def hashed(json_text):
+    return hmac.new(SECRET.encode(), json_text.encode(), "sha256").hexdigest()
+
+
+def test_what_is_dropped_or_hashed_is_kept_nowhere_and_changes_no_key(decode):
+    private = {"$email": "ada@example.com", "phone": "555", "plan": "pro"}
+    lines = [
+        line(distinct_id="ada", **private, **more) for more in ({"$insert_id": "i"}, {}, {}, {})
+    ]
+    whole, _ = decode(*lines)
+    kept, rejected = decode(*lines, minimisation=Minimisation(["$email"], ["phone"], (), SECRET))
+    assert rejected == []
+    assert keys(kept) == keys(whole)
+    for before, event in zip(whole, kept, strict=True):
+        expected = json.loads(before["properties"]) | {"phone": hashed('"555"')}
+        assert json.loads(event.pop("properties")) == {
+            name: value for name, value in expected.items() if name != "$email"
+        }
+        del before["properties"]
+        assert event == before
+
+
+@pytest.mark.parametrize(
+    ("value", "canonical"),
+    [
+        pytest.param(r'"caf\u00e9 \/"', '"café /"', id="text"),
+        pytest.param('"caf\u00e9 /"', '"café /"', id="the same text, spelled otherwise"),
+        pytest.param("1", "1", id="number"),
+        pytest.param('"1"', '"1"', id="digits"),
+        pytest.param("1.50", "1.50", id="fraction"),
+        pytest.param("9" * 5000, "9" * 5000, id="long number"),
+        pytest.param("true", "true", id="truth"),
+        pytest.param('[1, "a", {"y": 1, "x": [ ]}]', '[1,"a",{"x":[],"y":1}]', id="list"),
+        pytest.param(r'{"b": null, "\u0061": 1.0}', '{"a":1.0,"b":null}', id="object"),
+        pytest.param(r'"\u0000"', r'"\u0000"', id="NUL"),
+        pytest.param("[" * 900 + "]" * 900, "[" * 900 + "]" * 900, id="nested"),
+    ],
+)
+def test_equal_values_have_equal_hashes(decode, value, canonical):
+    raw = f'{{"event": "x", "properties": {{"time": 1, "p": {value}, "q": {value}}}}}'.encode()
+    for holds_nul in (True, False):
+        (event,), rejected = decode(
+            raw, holds_nul=holds_nul, minimisation=Minimisation(["q"], ["p"], (), SECRET)
+        )
+        assert rejected == []
+        assert event["properties"] == f'{{"time":1,"p":"{hashed(canonical)}"}}'
+
+
+def test_a_private_property_that_is_null_or_absent_stays_so(decode):
+    less = Minimisation([], ["p"], (), SECRET)
+    raw = line(p=None), line(other=1)
+    events, _ = decode(*raw, minimisation=less)
+    found = [json.loads(event["properties"]) for event in events]
+    assert found == [{"time": NOON, "p": None}, {"time": NOON, "other": 1}]
+
+
+@pytest.mark.parametrize("name", ["email", "e/mail", 'e"mail', "e\\mail", "émail", "電子", "$e\n"])
+def test_a_name_is_found_however_it_is_spelled(decode, name):
+    every_letter = "".join(rf"\u{ord(letter):04x}" for letter in name)
+    spelled = [json.dumps(name), json.dumps(name, ensure_ascii=False), f'"{every_letter}"']
+    for one in spelled:
+        raw = f'{{"event": "x", "properties": {{{one}: "ada", "time": 1, {one}: "eve"}}}}'.encode()
+        (event,), rejected = decode(raw, minimisation=Minimisation([name]))
+        assert rejected == []
+        assert json.loads(event["properties"]) == {"time": 1}
+
+
+def test_events_without_a_private_property_are_kept_as_they_stand(decode):
+    text = '{ "time":1,  "nested": {"email": "a"}, "is": "email", "p": 1.50, "u": "\\u00e9" }'
+    raw = f'{{"event": "x", "properties": {text}}}'.encode()
+    (event,), _ = decode(raw, minimisation=Minimisation(["email"], ["phone"], (), SECRET))
+    assert event["properties"] == text
+
+
+def test_a_denied_event_is_not_loaded_under_whatever_name_it_comes(decode):
+    less = Minimisation(denied=["Viewed"])
+    renamed = line("$hotshard_events", mp_original_event_name="Viewed")
+    events, rejected = decode(
+        line("Viewed"), line("viewed"), renamed, line("Other"), minimisation=less
+    )
+    assert [event["event"] for event in events] == ["viewed", "Other"]
+    assert rejected == []
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        pytest.param(Minimisation(["email"]), id="dropped"),
+        pytest.param(Minimisation([], ["email"], (), SECRET), id="hashed"),
+        pytest.param(Minimisation(denied=["Viewed"]), id="denied"),
+    ],
+)
+def test_of_a_line_that_cannot_be_read_no_text_is_kept(decode, less):
+    cut = [b'{"event": "Viewed", "properties": {"email": "ada', b'{"properties": "ada"}']
+    events, rejected = decode(cut[0], cut[1], cut[0], line(), minimisation=less)
+    assert len(events) == 1
+    assert [one["reason"] for one in rejected] == [
+        one["reason"] for one in decode(cut[0], cut[1], cut[0])[1]
+    ]
+    told = [one["line"] for one in rejected]
+    assert "ada" not in str(rejected)
+    # A line is kept once, however often its day is read.
+    assert told[0] == told[2] != told[1]
+    assert told[0].startswith(f"{len(cut[0])} bytes, ")
+
+
+def test_an_early_end_is_seen_on_a_line_of_which_no_text_is_kept(tmp_path):
+    path = tmp_path / "answer-0"
+    path.write_bytes(b"\n".join([line(), b'{"email": "ada@terminated early', line()]))
+    decoder = EventDecoder(
+        ZoneInfo("UTC"), holds_nul=True, only_day=None, minimisation=Minimisation(["email"])
+    )
+    with pytest.raises(BrokenAnswer, match="terminated early") as error:
+        decoded(Answer(path, is_gzip=False), decoder)
+    assert "ada" not in str(error.value)

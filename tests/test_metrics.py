@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dbt.cli.main import dbtRunner
 
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline import declaration, project
+from mixpanel_pipeline.cli.main import main
 from mixpanel_pipeline.source.errors import ConfigurationError
 from tests.conftest import NOW
 from tests.lines import told
@@ -336,6 +338,33 @@ def test_what_is_wrong_in_the_declaration_is_said(dbt_project, text, line, messa
         declaration.metrics()
     assert str(error.value).startswith(f"dbt_project/dbt_project.yml, line {line}: ")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "line", "message"),
+    [
+        ("events_denied", "X", 5, "`a` counts `X`"),
+        ("events_denied", "$identify", 3, "who is who is found out from `.identify`"),
+        ("drop_properties", "p", 6, "`where` of the metric `a` reads `p`"),
+        ("hash_properties", "q", 7, "`unless` of the metric `a` reads `q`"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--skip-transform", "--skip-load"])
+def test_a_metric_that_needs_what_is_not_loaded_is_refused(
+    dbt_project, mixpanel, monkeypatch, capsys, setting, name, line, message, option
+):
+    text = "  identity: resolve\n  metrics:\n    a: {event: X,\n      where: {p: x},\n"
+    text += "      unless: {q: x}}"
+    (dbt_project / "dbt_project.yml").write_text(declared(text), encoding="utf-8")
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", "0123456789abcdef" * 2)
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", "all")
+    monkeypatch.setenv(f"SOURCES__MIXPANEL__{setting.upper()}", json.dumps([name, "other"]))
+    assert main(["--quiet", option]) == 2
+    (error,) = told(capsys.readouterr().err)
+    assert f"dbt_project.yml, line {line}: " in error
+    assert re.search(message, error)
+    assert f"(environment variable SOURCES__MIXPANEL__{setting.upper()})" in error
+    assert mixpanel.requests == []
 
 
 def test_numbers_and_truths_are_texts_where_a_property_contains_them(dbt_project):

@@ -1,7 +1,7 @@
 """The metrics that `dbt_project.yml` declares, read and checked."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from mixpanel_pipeline import project
+from mixpanel_pipeline.source.configuration import place_of_setting
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 _KEYS = ("event", "where", "unless", "kind", "description")
@@ -121,6 +122,20 @@ def identity_events() -> list[str]:
     return list(IDENTITY_EVENTS) if declared().resolves_identities else []
 
 
+def refuse_what_needs(withheld: Mapping[str, Collection[str]]) -> None:
+    """Check that nothing declared needs what is kept from being loaded: it would count wrongly.
+
+    Args:
+        withheld: The names in `events_denied`, `drop_properties` and `hash_properties`.
+
+    Raises:
+        ConfigurationError: As `declared`, and when something does; the message names the file, the
+            line, and the setting.
+    """
+    if any(withheld.values()):
+        _Declaration(project.DBT_PROJECT / "dbt_project.yml").refuse_what_needs(withheld)
+
+
 class _Declaration:
     """The file, by YAML's nodes: they know their lines, their own spelling and doubled keys."""
 
@@ -158,6 +173,38 @@ class _Declaration:
         root = self._mapping(self._root, "the file")
         variables = self._mapping(root["vars"], "`vars`")
         return "identity" not in variables or variables["identity"].value == "resolve"
+
+    def refuse_what_needs(self, withheld: Mapping[str, Collection[str]]) -> None:
+        """Check that metrics, and who is who, need nothing of what is withheld, by setting."""
+        metrics = self.metrics()
+        variables = self._mapping(self._mapping(self._root, "the file")["vars"], "`vars`")
+        nodes = self._mapping(variables["metrics"], "`metrics`")
+        for name, metric in metrics.items():
+            parts = self._mapping(nodes[name], f"the metric `{name}`")
+            if metric["event"] in withheld["events_denied"]:
+                self._refuse(
+                    parts["event"],
+                    f"the metric `{name}` counts `{metric['event']}`, but "
+                    f"{place_of_setting('events_denied')} has that event, which is never loaded: "
+                    "take it off there, or remove the metric",
+                )
+            for key in ("where", "unless"):
+                for setting in ("drop_properties", "hash_properties"):
+                    for needed in metric.get(key, {}).keys() & set(withheld[setting]):
+                        self._refuse(
+                            self._mapping(parts[key], f"`{key}`")[needed],
+                            f"`{key}` of the metric `{name}` reads `{needed}`, but "
+                            f"{place_of_setting(setting)} has that property, so its text is not "
+                            "loaded: take it off there, or the condition off the metric",
+                        )
+        for event in IDENTITY_EVENTS:
+            if event in withheld["events_denied"] and self.resolves_identities():
+                self._refuse(
+                    variables.get("identity", variables["metrics"]),
+                    f"who is who is found out from `{event}`, but "
+                    f"{place_of_setting('events_denied')} has that event: take it off there, or "
+                    "declare identity: as_exported",
+                )
 
     def _check_identity(self, variables: dict[str, yaml.Node]) -> None:
         """The rules of who is who, where they are declared."""

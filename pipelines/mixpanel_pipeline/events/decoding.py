@@ -22,6 +22,7 @@ from mixpanel_pipeline.events.characters import (
     replace_lone_surrogates,
     replace_nul,
 )
+from mixpanel_pipeline.events.minimisation import Minimisation
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.events.wall_clock import INSTANT, instants
 
@@ -177,6 +178,7 @@ class EventDecoder:
             those that it renamed.
         keys: Which rule events are the same by, one of `KEY_RULES`.
         suppression: Tells what is not to be loaded; None for nothing.
+        minimisation: Removes what is not to be kept; None for nothing.
     """
 
     def __init__(
@@ -188,8 +190,10 @@ class EventDecoder:
         names: Collection[str] | None = None,
         keys: str = KEY_RULES[-1],
         suppression: Suppression | None = None,
+        minimisation: Minimisation | None = None,
     ) -> None:
         self._suppression = suppression
+        self._minimisation = minimisation
         self._timezone = timezone
         self._sees_through_identity = keys == "original"
         self._names = None if names is None else frozenset(names)
@@ -220,9 +224,10 @@ class EventDecoder:
             except _NotAnEvent as problem:
                 if self._suppression and self._suppression.hides_line(line):
                     continue
-                rejected.append(
-                    {"line": _printable(line), "reason": str(problem), "day": self._only_day}
+                kept = (
+                    self._minimisation.described(line) if self._minimisation else _printable(line)
                 )
+                rejected.append({"line": kept, "reason": str(problem), "day": self._only_day})
             else:
                 if event is not None:
                     events.append(event)
@@ -242,6 +247,8 @@ class EventDecoder:
                 event = _restored(payload, identity) or event
                 if not self._is_wanted(event):
                     return None
+            if self._minimisation and event in self._minimisation.denied:
+                return None
             if self._suppression and self._suppression.hides(payload):
                 return None
             distinct_id, insert_id = identity.distinct_id, identity.insert_id
@@ -253,6 +260,9 @@ class EventDecoder:
                 key = _identity(event, original_id, identity.time, insert_id)
             else:
                 key = self._key_of_payload(event, original_id, identity.time, payload)
+            # Last: what an event is known by is read from all of it.
+            if self._minimisation:
+                payload = self._minimisation.minimised(payload)
         except RecursionError as error:
             raise _NotAnEvent("nested too deeply") from error
         if repair and not self._holds_nul:

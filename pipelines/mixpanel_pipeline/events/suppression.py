@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-# Every property by which an event tells whose it is; the last one is a list of ids.
-_PROPERTIES = (
+ID_PROPERTIES = (
     "distinct_id",
     "$distinct_id",
     "$distinct_id_before_identity",
@@ -24,7 +23,9 @@ _PROPERTIES = (
     "mp_original_distinct_id",
     "$distinct_ids",
 )
-_DEVICE, _LIST = _PROPERTIES.index("$device_id"), _PROPERTIES.index("$distinct_ids")
+"""Every property by which an event tells whose it is; the last one is a list of ids."""
+
+_DEVICE, _LIST = ID_PROPERTIES.index("$device_id"), ID_PROPERTIES.index("$distinct_ids")
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NULL = msgspec.Raw(b"null")
 # An id comes again and again within an answer.
@@ -35,7 +36,7 @@ _ids = msgspec.json.Decoder(
         "_Ids",
         [
             (f"id_{number}", msgspec.Raw, msgspec.field(default=_NULL, name=name))
-            for number, name in enumerate(_PROPERTIES)
+            for number, name in enumerate(ID_PROPERTIES)
         ],
     )
 )

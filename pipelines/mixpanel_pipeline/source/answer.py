@@ -55,6 +55,9 @@ class Answer:
         last_line = b""
         for block in self._blocks():
             last_line = _last_line(block) or last_line
+            if _EARLY_END in block:
+                for line in block.split(b"\n"):
+                    _refuse_early_end(line)
             yield block
         if last_line:
             _prove_last(last_line)
@@ -78,10 +81,11 @@ class Answer:
             yield unfinished
 
 
-def refuse_early_end(line: bytes) -> None:
+def _refuse_early_end(line: bytes) -> None:
     """Raise `BrokenAnswer` for Mixpanel's word that it gave up: no event ends like that."""
     if line.rstrip().endswith(_EARLY_END):
-        raise BrokenAnswer(f"Mixpanel ended it with '{line[-80:].decode(errors='replace')}'")
+        # What stands before it on its line may be half an event.
+        raise BrokenAnswer(f"Mixpanel ended it with '{_EARLY_END.decode()}'")
 
 
 def _last_line(block: bytes) -> bytes:
@@ -91,7 +95,6 @@ def _last_line(block: bytes) -> bytes:
 
 
 def _prove_last(line: bytes) -> None:
-    refuse_early_end(line)
     try:
         _event_shaped.decode(replace_lone_surrogates(line)[0])
     except RecursionError:

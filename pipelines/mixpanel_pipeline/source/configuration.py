@@ -17,7 +17,8 @@ from dlt.common.configuration.exceptions import (
 from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.typing import TSecretStrValue
 
-from mixpanel_pipeline.exact_configuration import configured, resolved
+from mixpanel_pipeline.events.minimisation import NEEDED, Minimisation
+from mixpanel_pipeline.exact_configuration import configured, configured_value, resolved
 from mixpanel_pipeline.redaction import redacted, without_repeated
 from mixpanel_pipeline.settings_files import place_of
 from mixpanel_pipeline.source.budget import PER_HOUR
@@ -40,6 +41,10 @@ QUERY_HOSTS = {
 _SECTION = ("sources", "mixpanel")
 _SECRETS = ("service_account_username", "service_account_secret", "project_secret")
 _HIDDEN = (*_SECRETS, "hash_secret")
+# What is kept of events in part or not at all: lists of names.
+_LISTS = ("drop_properties", "hash_properties", "events_denied")
+# As many bits as a hash has, where each character is worth four at least.
+SECRET_LENGTH = 32
 _TYPES: dict[Any, str] = {
     int: "has to be a whole number",
     float: "has to be a number",
@@ -80,7 +85,8 @@ class MixpanelConfiguration(BaseConfiguration):
     service_account_secret: TSecretStrValue | None = None
     project_secret: TSecretStrValue | None = None
     hash_secret: TSecretStrValue | None = None
-    """What hashes of forgotten ids are keyed with."""
+    """What hashes are keyed with, those of forgotten ids and of `hash_properties`. With another
+    one, equal values get other hashes than before: it is made once and kept."""
     region: str = "us"
     base_url: str | None = None
     """Replaces the region's hosts, for a proxy or a local Mixpanel."""
@@ -88,6 +94,25 @@ class MixpanelConfiguration(BaseConfiguration):
     """The project's time zone; projects created since 2023 export in UTC."""
     events: Any = "tracked"
     """`tracked` (those that the metrics need), `all`, or a list of names."""
+    events_denied: Any = ()
+    """Names of events that are never loaded, whatever `events` says. What is loaded already stays
+    until `run.py remove` removes it. A name that is taken off is loaded from then on; the days that
+    were loaded without it count as missing it, and a full refresh loads them."""
+    drop_properties: Any = ()
+    """Names of properties that are removed from every event before anything of it is kept.
+
+    This and `hash_properties` apply to what is loaded from then on: an event that is loaded already
+    stays as it is, also when its day is read again. To apply them to it, remove it with `run.py
+    remove` and backfill its days, of those that Mixpanel still exports; what is in
+    `rejected_lines` from before is to be deleted there. Keys are computed before, from the whole
+    event, so an event that is loaded without a property is the same as with it.
+
+    While one of the three lists is set, of a line that is no event the reason, the length and a
+    hash (keyed, where there is a `hash_secret`) are kept instead of its text."""
+    hash_properties: Any = ()
+    """Names of properties whose values are replaced by their HMAC-SHA-256 with `hash_secret`, in
+    hexadecimal: equal values have equal hashes, a list or an object has one as a whole, and null
+    stays null. See `Minimisation.minimised`."""
     initial_window_days: int = 45
     lookback_hours: float = 2.0
     cursor: Cursor = "occurred_at"
@@ -168,6 +193,23 @@ class MixpanelConfiguration(BaseConfiguration):
             return list(json.loads(self.events))
         return self.events if isinstance(self.events, str) else list(self.events)
 
+    def names_listed(self, name: str) -> frozenset[str]:
+        """The names in `drop_properties`, `hash_properties` or `events_denied`."""
+        return frozenset(_listed(getattr(self, name)))
+
+    def without_denied(self, events: Sequence[str]) -> list[str]:
+        """Those of the events that may be loaded."""
+        denied = self.names_listed("events_denied")
+        return [name for name in events if name not in denied]
+
+    @property
+    def minimisation(self) -> Minimisation | None:
+        """What is removed from events before they are kept; None for nothing."""
+        dropped, hashed, denied = (self.names_listed(name) for name in _LISTS)
+        if not (dropped or hashed or denied):
+            return None
+        return Minimisation(dropped, hashed, denied, self.hash_secret)
+
     @property
     def secrets(self) -> list[str]:
         """Everything that may never be printed."""
@@ -186,6 +228,34 @@ class MixpanelConfiguration(BaseConfiguration):
     def without_secrets(self, text: str) -> str:
         """The text as it may be shown."""
         return without_repeated(redacted(text), self.secrets)
+
+
+def withheld_names(settings: MixpanelConfiguration | None) -> dict[str, frozenset[str]]:
+    """The names that each of the lists of what is not kept has, by the setting's name.
+
+    Args:
+        settings: The checked configuration; None to read just these from section
+            `sources.mixpanel`, for when nothing is asked of Mixpanel.
+
+    Raises:
+        ConfigurationError: One is no list of names; the message names it.
+    """
+    if settings is None:
+        hints = MixpanelConfiguration.get_resolvable_fields()
+        found = {name: configured_value(name, hints[name], _SECTION) for name in _LISTS}
+        settings = MixpanelConfiguration()
+        for name, value in found.items():
+            setattr(settings, name, () if value is None else value)
+        problem = _lists_problem(settings)
+        if problem:
+            raise ConfigurationError(problem.told({}))
+    return {name: settings.names_listed(name) for name in _LISTS}
+
+
+def place_of_setting(name: str) -> str:
+    """A setting as messages name it, with where it is set."""
+    place = place_of((*_SECTION, name))
+    return f"`{name}` of [sources.mixpanel]" + (f" ({place})" if place else "")
 
 
 def load_configuration(
@@ -226,7 +296,7 @@ def _shape_problem(values: Mapping[str, Any]) -> "_Problem | None":
     """What dlt would make a text or a number of, although it is none."""
     for name, value in values.items():
         hint = MixpanelConfiguration.get_resolvable_fields()[name]
-        is_fit = name == "events" or (isinstance(value, bool) and hint is bool)
+        is_fit = name in ("events", *_LISTS) or (isinstance(value, bool) and hint is bool)
         if not is_fit and isinstance(value, list | dict | bool):
             return _Problem(name, _TYPES.get(hint, "has to be text"), value)
     return None
@@ -284,6 +354,7 @@ def _problem(settings: MixpanelConfiguration) -> "_Problem | str | None":
         or _bounds_problem(settings)
         or _zone_problem(settings)
         or _events_problem(settings)
+        or _minimisation_problem(settings)
     )
 
 
@@ -351,4 +422,54 @@ def _events_problem(settings: MixpanelConfiguration) -> _Problem | None:
         return _Problem("events", expected, names, nearest[0] if nearest else None)
     if not names or not all(isinstance(name, str) and name for name in names):
         return _Problem("events", expected, names)
+    return None
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list of names, as a file or the environment has it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, str):
+        value = json.loads(value)
+    if not isinstance(value, list | tuple | set | frozenset):
+        raise ValueError(value)
+    return list(value)
+
+
+def _lists_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    for name in _LISTS:
+        value = getattr(settings, name)
+        what = "event" if name == "events_denied" else "property"
+        try:
+            names = _listed(value)
+        except ValueError:
+            names = [None]
+        if not all(isinstance(one, str) and one for one in names):
+            return _Problem(name, f'has to be a list of {what} names, like ["{what} name"]', value)
+    return None
+
+
+def _minimisation_problem(settings: MixpanelConfiguration) -> _Problem | None:
+    if problem := _lists_problem(settings):
+        return problem
+    for name in ("drop_properties", "hash_properties"):
+        for needed in sorted(settings.names_listed(name) & NEEDED.keys()):
+            expected = f"cannot have {needed}: {NEEDED[needed]}"
+            return _Problem(name, expected, getattr(settings, name))
+    dropped, hashed = (settings.names_listed(name) for name in _LISTS[:2])
+    if both := sorted(dropped & hashed):
+        expected = f"has {both[0]}, which drop_properties has too: take it off one of them"
+        return _Problem("hash_properties", expected, settings.hash_properties)
+    if hashed and len(settings.hash_secret or "") < SECRET_LENGTH:
+        expected = (
+            f"needs hash_secret, a text of at least {SECRET_LENGTH} characters in "
+            ".dlt/secrets.toml, made once and kept. For example: "
+            "python -c 'import secrets; print(secrets.token_hex())'"
+        )
+        return _Problem("hash_properties", expected, settings.hash_properties)
+    names = settings.event_names
+    if not isinstance(names, str) and not settings.without_denied(names):
+        return _Problem("events_denied", "leaves nothing of `events`", settings.events_denied)
     return None

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mixpanel_pipeline.events.decoding import EVENTS, REJECTED_LINES, EventDecoder
 from mixpanel_pipeline.source.ahead import ahead
-from mixpanel_pipeline.source.answer import Answer, refuse_early_end
+from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.window import later
 
 # Which of the answers a file is of: the first of those that hold an event decides what it is.
@@ -80,8 +80,6 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
                 processed = later(processed, pc.max(batch.events["processed_at"]).as_py())
                 events_writer.write_table(batch.events)
             if batch.rejected_lines.num_rows:
-                for line in batch.rejected_lines["line"].to_pylist():
-                    refuse_early_end(line.encode())
                 rejected_count += batch.rejected_lines.num_rows
                 rejected_writer.write_table(batch.rejected_lines)
     return Delivered(

@@ -35,6 +35,7 @@ class Fetcher:
         suppression: Suppression | None = None,
     ) -> None:
         self._suppression = suppression
+        self._minimisation = client.settings.minimisation
         self._client = client
         self._names = names
         # Renamed events are asked for as well, and once: their own names are in their properties.
@@ -84,5 +85,6 @@ class Fetcher:
             names=self._names,
             keys=self._keys,
             suppression=self._suppression,
+            minimisation=self._minimisation,
         )
         return decoded(answer, decoder)

@@ -74,6 +74,8 @@ def mixpanel_source(
     configuration = load_configuration(settings, exactly=False)
     if events is None and not isinstance(configuration.event_names, str):
         events = configuration.event_names
+    if events is not None:
+        events = configuration.without_denied(events)
     source: DltSource = _mixpanel(configuration, events, backfill)
     return source
 

@@ -172,7 +172,7 @@ def _compare(run: Run, window: Window) -> Audit:
     if names is None:
         names = sorted({*run.client.event_names(), *(name for name, _ in loaded)})
     # What has this name there has, mostly, its own name here.
-    names = [name for name in names if name != HOT_SHARD_EVENT]
+    names = [name for name in run.settings.without_denied(names) if name != HOT_SHARD_EVENT]
     counts: EventCounts = {}
     for batch in batches(names):
         counts |= run.client.count_events(batch, window)

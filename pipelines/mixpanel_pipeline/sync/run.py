@@ -11,7 +11,7 @@ import duckdb
 import psycopg2
 
 from mixpanel_pipeline import interruption
-from mixpanel_pipeline.declaration import identity_events, tracked_events
+from mixpanel_pipeline.declaration import identity_events, refuse_what_needs, tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import KEY_RULES
@@ -20,7 +20,7 @@ from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
-from mixpanel_pipeline.source.configuration import MixpanelConfiguration
+from mixpanel_pipeline.source.configuration import MixpanelConfiguration, withheld_names
 from mixpanel_pipeline.source.errors import (
     AccessRefused,
     ConfigurationError,
@@ -86,6 +86,7 @@ class Run:
         self._runs = SyncRuns(warehouse)
         self._is_entered = False
         self._event_names: str | None = None
+        self._denied: frozenset[str] = frozenset()
         self._started = time.monotonic()
         self._transform_seconds: float | None = None
 
@@ -100,14 +101,17 @@ class Run:
     def wanted(self) -> list[str] | None:
         """The names of the events that somebody wants for themselves; None for all."""
         names = self.settings.event_names
-        return tracked_events() if names == "tracked" else None if names == "all" else list(names)
+        if names == "all":
+            return None
+        return self.settings.without_denied(tracked_events() if names == "tracked" else names)
 
     @cached_property
     def events(self) -> list[str] | None:
         """The names of the events to load, those that say who is who too; None for all."""
         if self.wanted is None:
             return None
-        return [*self.wanted, *(name for name in identity_events() if name not in self.wanted)]
+        more = self.settings.without_denied(identity_events())
+        return [*self.wanted, *(name for name in more if name not in self.wanted)]
 
     @cached_property
     def client(self) -> MixpanelClient:
@@ -123,9 +127,13 @@ class Run:
         """Take the steps under the lock; then the summary, and the run's row, say how it went.
 
         Raises:
-            ConfigurationError: There are no events to ask for, the settings are not those that the
-                dataset was loaded with, or its schemas or the state folder cannot be used.
+            ConfigurationError: There are no events to ask for, a metric needs what is kept from
+                being loaded, the settings are not those that the dataset was loaded with, or its
+                schemas or the state folder cannot be used.
         """
+        withheld = withheld_names(self._settings)
+        self._denied = withheld["events_denied"]
+        refuse_what_needs(withheld)
         if self._settings is not None:
             _ = self.events
         try:
@@ -160,6 +168,7 @@ class Run:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
 
     def _prepare(self) -> None:
+        self._runs.reconsider(self._denied)
         if self._settings is not None:
             self._key_rule = Dataset(self.warehouse, self._settings).check()
             secret = self._settings.hash_secret
@@ -362,6 +371,7 @@ class Run:
                 "mode": loaded.mode,
                 "cursor_column": loaded.cursor,
                 "event_names": self._event_names,
+                "events_denied": described(sorted(self._denied)) if self._denied else None,
                 "from_date": window and window.from_date,
                 "to_date": window and window.to_date,
                 "loaded_to_date": loaded.loaded_to_date,

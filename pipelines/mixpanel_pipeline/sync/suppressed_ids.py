@@ -2,13 +2,12 @@
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.events.suppression import Suppression, hashed
+from mixpanel_pipeline.source.configuration import SECRET_LENGTH
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 NAME = "suppressed_ids"
 # By it a secret is recognised; no event is of the empty id.
 _NOBODY = ""
-# As many bits as its hash has, where each character is worth four at least.
-_SECRET_LENGTH = 32
 
 
 def suppression(warehouse: Warehouse, secret: str | None) -> Suppression | None:
@@ -56,10 +55,10 @@ def entries(ids: list[str], secret: str | None) -> list[str]:
     Raises:
         ConfigurationError: The secret is missing or short.
     """
-    if not secret or len(secret) < _SECRET_LENGTH:
+    if not secret or len(secret) < SECRET_LENGTH:
         raise ConfigurationError(
             "sources.mixpanel.hash_secret is needed to recognise forgotten ids without keeping "
-            f"them: a text of at least {_SECRET_LENGTH} characters, in .dlt/secrets.toml, made "
+            f"them: a text of at least {SECRET_LENGTH} characters, in .dlt/secrets.toml, made "
             "once and kept. For example: python -c 'import secrets; print(secrets.token_hex())'"
         )
     return [hashed(one, secret) for one in (_NOBODY, *ids)]

@@ -1,7 +1,7 @@
 """The table `sync_runs`: what every sync did, kept beside the events."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -22,6 +22,7 @@ _COLUMNS = {
     "destination": "text not null",
     "cursor_column": "text",
     "event_names": "text",
+    "events_denied": "text",
     "names_checked": "text",
     "from_date": "date",
     "to_date": "date",
@@ -129,6 +130,26 @@ class SyncRuns:
         self.warehouse.execute(
             f"update {self._table} set {assignments} where id = %s", [*values.values(), run_id]
         )
+
+    def reconsider(self, denied: Collection[str]) -> None:
+        """Let runs that loaded all events but some vouch for none, once such a one is not denied.
+
+        What they lack is one name, which no list of those that they asked for could say.
+
+        Args:
+            denied: The names of events that are denied now.
+        """
+        recorded = self.warehouse.rows(
+            f"select distinct events_denied from {self._table} "
+            "where event_names = 'all' and events_denied is not null"
+        )
+        for (then,) in recorded:
+            if not set(json.loads(then)) <= set(denied):
+                self.warehouse.execute(
+                    f"update {self._table} set event_names = %s "
+                    "where event_names = 'all' and events_denied = %s",
+                    [described([]), then],
+                )
 
     def requests_ago(self, now: datetime) -> list[float]:
         """How many seconds before `now` each request of the last hour was sent, about."""
