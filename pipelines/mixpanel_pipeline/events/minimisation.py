@@ -20,6 +20,7 @@ NEEDED: dict[str, str] = {
 """The properties that cannot be dropped or hashed, and why."""
 
 _tokens = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
 _items = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -46,7 +47,7 @@ class Minimisation:
         self.denied = frozenset(denied)
         self._dropped = frozenset(dropped)
         self._private = self._dropped | frozenset(hashed)
-        self._quoted = [msgspec.json.encode(name) for name in sorted(self._private)]
+        self._spelled = [_encode(name) for name in sorted(self._private)]
         self._secret = secret.encode() if secret else b""
 
     def minimised(self, payload: bytes) -> bytes:
@@ -57,17 +58,22 @@ class Minimisation:
         list or an object without spaces and in the order of its names. Null stays null.
         """
         # A name can be spelled with escapes too.
-        if b"\\" not in payload and not any(name in payload for name in self._quoted):
-            return payload
+        if b"\\" not in payload:
+            for spelled in self._spelled:
+                if spelled in payload:
+                    break
+            else:
+                return payload
         properties = _tokens.decode(payload)
-        if self._private.isdisjoint(properties):
+        found = self._private & properties.keys()
+        if not found:
             return payload
-        parts = (
-            b"%b:%b" % (msgspec.json.encode(name), self._kept(name, bytes(token)))
-            for name, token in properties.items()
-            if name not in self._dropped
-        )
-        return b"{%b}" % b",".join(parts)
+        for name in found:
+            if name in self._dropped:
+                del properties[name]
+            elif (token := bytes(properties[name])) != b"null":
+                properties[name] = msgspec.Raw(b'"%b"' % self._hashed(token).encode())
+        return _encode(properties)
 
     def described(self, line: bytes) -> str:
         """What is kept of a line that is no event: nobody can say what in it is private.
@@ -78,15 +84,12 @@ class Minimisation:
             return f"{len(line)} bytes, HMAC-SHA-256 {self._hash(line)}"
         return f"{len(line)} bytes, SHA-256 {sha256(line).hexdigest()}"
 
-    def _kept(self, name: str, token: bytes) -> bytes:
-        if name not in self._private or token == b"null":
-            return token
+    def _hashed(self, token: bytes) -> str:
         try:
-            text = _canonical(token)
+            return self._hash(_canonical(token))
         except RecursionError:
             # Nobody nests so deeply who would spell it in two ways.
-            text = token
-        return b'"%b"' % self._hash(text).encode()
+            return self._hash(token)
 
     def _hash(self, text: bytes) -> str:
         return hmac.digest(self._secret, text, "sha256").hex()
@@ -95,12 +98,12 @@ class Minimisation:
 def _canonical(token: bytes) -> bytes:
     """The JSON text that equal values have in common."""
     if token.startswith(b'"'):
-        return msgspec.json.encode(msgspec.json.decode(token, type=str))
+        return _encode(msgspec.json.decode(token, type=str))
     if token.startswith(b"["):
         return b"[%b]" % b",".join(_canonical(bytes(item)) for item in _items.decode(token))
     if token.startswith(b"{"):
         parts = sorted(_tokens.decode(token).items())
         return b"{%b}" % b",".join(
-            b"%b:%b" % (msgspec.json.encode(name), _canonical(bytes(item))) for name, item in parts
+            b"%b:%b" % (_encode(name), _canonical(bytes(item))) for name, item in parts
         )
     return token
