@@ -109,6 +109,10 @@ def client(mixpanel, clock, monkeypatch):
     return client
 
 
+# An answer of which not all may be kept is read while it comes.
+READ = pytest.mark.parametrize("drop", ["[]", '["p"]'], ids=["kept", "coming"])
+
+
 def fetch(client, path, window=TODAY, names=None):
     """The lines of the answer to one fetch."""
     body = client.fetch(Request(window), names, path / "answer", lambda a: b"".join(a.blocks()))
@@ -145,11 +149,25 @@ def test_the_project_secret_opens_the_project(mixpanel, client, tmp_path, monkey
     assert len(fetch(client(project_secret=mixpanel.project_secret), tmp_path)) == 1
 
 
+@READ
 @pytest.mark.parametrize("fault", [Fault.GZIP_MEMBERS, Fault.NOT_COMPRESSED])
-def test_legal_oddities_are_read(mixpanel, client, tmp_path, fault):
+def test_legal_oddities_are_read(mixpanel, client, tmp_path, fault, drop):
     mixpanel.add(events(3000))
     mixpanel.fail(fault)
-    assert len(fetch(client(), tmp_path)) == 3000
+    assert len(fetch(client(drop_properties=drop), tmp_path)) == 3000
+
+
+def test_an_answer_of_which_not_all_may_be_kept_is_kept_nowhere(mixpanel, client, tmp_path):
+    mixpanel.add(events(3000, p="private"))
+
+    def read(answer):
+        lines = b"".join(answer.blocks()).splitlines()
+        return lines, list(tmp_path.glob("answer*")), answer.size
+
+    request, path, settings = Request(TODAY), tmp_path / "answer", client(drop_properties='["p"]')
+    lines, files, size = settings.fetch(request, None, path, read)
+    assert lines == mixpanel.lines(TODAY.from_date, TODAY.to_date)
+    assert (files, size) == ([], settings.bytes_received)
 
 
 @pytest.mark.parametrize("size", [3, 3000], ids=["small", "large"])
@@ -161,25 +179,27 @@ def test_a_broken_answer_is_asked_for_again(mixpanel, client, tmp_path, pauses, 
     assert pauses == [2, 4]
 
 
+@READ
 @pytest.mark.parametrize("fault", BROKEN, ids=lambda fault: fault.name)
-def test_an_answer_that_stays_broken_is_a_failure(mixpanel, client, tmp_path, pauses, fault):
+def test_an_answer_that_stays_broken_is_a_failure(mixpanel, client, tmp_path, pauses, fault, drop):
     mixpanel.add(events(3000))
     mixpanel.fail(fault, times=9)
     with pytest.raises(ExportError, match=BROKEN[fault]) as error:
-        fetch(client(attempts=3), tmp_path)
+        fetch(client(attempts=3, drop_properties=drop), tmp_path)
     assert len(mixpanel.requests) == 3
     assert re.search("in 3 attempts.*run again", str(error.value))
 
 
+@READ
 @pytest.mark.parametrize("cut", [0.0, 0.3, 0.999])
 @pytest.mark.parametrize(
     "fault", [Fault.CHUNKED_CUT, Fault.LENGTH_CUT, Fault.GZIP_CUT, Fault.GZIP_CUT_AND_CLOSED]
 )
-def test_a_cut_between_lines_is_seen_too(mixpanel, client, tmp_path, fault, cut):
+def test_a_cut_between_lines_is_seen_too(mixpanel, client, tmp_path, fault, cut, drop):
     mixpanel.add(events(3000))
     mixpanel.fail(fault, at=cut, is_mid_line=False)
     with pytest.raises(ExportError):
-        fetch(client(attempts=1), tmp_path)
+        fetch(client(attempts=1, drop_properties=drop), tmp_path)
 
 
 def test_a_silent_server_is_not_waited_for_forever(mixpanel, client, tmp_path):
@@ -237,6 +257,7 @@ def test_a_server_that_says_when_to_come_back_is_believed(mixpanel, client, tmp_
     assert pauses == [90, 90, 8]
 
 
+@READ
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -248,16 +269,17 @@ def test_a_server_that_says_when_to_come_back_is_believed(mixpanel, client, tmp_
     ],
 )
 def test_an_answer_whose_end_cannot_be_seen_is_not_one(
-    mixpanel, serve, client, tmp_path, raw, message
+    mixpanel, serve, client, tmp_path, raw, message, drop
 ):
     serve(b"HTTP/1.1 200 OK\r\n" + raw)
     with pytest.raises(ExportError, match=message):
-        fetch(client(attempts=1), tmp_path)
+        fetch(client(attempts=1, drop_properties=drop), tmp_path)
 
 
-def test_gzip_proves_its_own_end(mixpanel, serve, client, tmp_path):
+@READ
+def test_gzip_proves_its_own_end(mixpanel, serve, client, tmp_path, drop):
     serve(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(LINE))
-    assert fetch(client(), tmp_path) == [LINE.rstrip()]
+    assert fetch(client(drop_properties=drop), tmp_path) == [LINE.rstrip()]
 
 
 def test_gzip_that_cannot_be_unpacked_is_no_answer(mixpanel, serve, client, tmp_path):

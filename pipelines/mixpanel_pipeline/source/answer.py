@@ -12,9 +12,12 @@ Whatever stands before such an end was sent on purpose, so a line there that is 
 data's fault, not the connection's: it can be rejected alone.
 """
 
+import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from isal import igzip, isal_zlib
@@ -37,12 +40,60 @@ class _EventShaped(msgspec.Struct):
 _event_shaped = msgspec.json.Decoder(_EventShaped)
 
 
+class Coming(io.RawIOBase):
+    """A body that is read while it comes, and kept nowhere.
+
+    Args:
+        chunks: The body; what they raise is raised where it is read.
+
+    Attributes:
+        size: How many bytes came so far.
+    """
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = memoryview(b"")
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self.size += len(chunk)
+            self._left = memoryview(chunk)
+        length = min(len(buffer), len(self._left))
+        buffer[:length] = self._left[:length]
+        self._left = self._left[length:]
+        return length
+
+    def finish(self) -> None:
+        """Read on to the transport's own end, which a body can come before."""
+        while self.read(BLOCK_BYTES):
+            pass
+
+
 @dataclass(frozen=True)
 class Answer:
-    """The body of one export, still as compressed as it came."""
+    """The body of one export, still as compressed as it came.
+
+    Attributes:
+        path: Where it is kept, or would be.
+        is_gzip: Whether it is compressed.
+        coming: The body itself, when it is not kept; it can be read once.
+    """
 
     path: Path
     is_gzip: bool
+    coming: Coming | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has, or has had so far."""
+        return self.coming.size if self.coming else self.path.stat().st_size
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the body in blocks of whole lines, each about `BLOCK_BYTES` or one long line.
@@ -62,10 +113,15 @@ class Answer:
         if last_line:
             _prove_last(last_line)
 
+    def _opened(self) -> Any:
+        if self.is_gzip:
+            return igzip.open(self.coming or self.path)
+        return nullcontext(self.coming) if self.coming else self.path.open("rb")
+
     def _blocks(self) -> Iterator[bytes]:
         unfinished = b""
         try:
-            with igzip.open(self.path) if self.is_gzip else self.path.open("rb") as body:
+            with self._opened() as body:
                 while chunk := body.read(BLOCK_BYTES):
                     end = chunk.rfind(b"\n") + 1
                     if end:

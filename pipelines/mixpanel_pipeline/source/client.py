@@ -23,7 +23,7 @@ import requests
 import urllib3
 
 from mixpanel_pipeline.errors import what_to_do
-from mixpanel_pipeline.source.answer import Answer
+from mixpanel_pipeline.source.answer import Answer, Coming
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import (
@@ -143,9 +143,10 @@ class MixpanelClient:
         Args:
             request: What to ask for.
             events: The names to ask for; None for all.
-            path: Where the answer is kept while it is read.
+            path: Where the answer is kept while it is read; with settings by which not all of it
+                may be kept, it is read while it comes instead.
             read: Reads an answer to its end; it raises `BrokenAnswer` if that is not whole.
-            slot: Held while the answer is asked for and comes, not while it is read.
+            slot: Held while the answer is asked for and comes.
 
         Returns:
             What `read` made of the answer that is whole.
@@ -162,6 +163,8 @@ class MixpanelClient:
             parameters["where"] = request.where
 
         def attempt() -> _T:
+            if self.settings.minimisation is not None:
+                return self._read_coming(parameters, path, read)
             answer = self._download(parameters, path)
             if slot is not None:
                 slot.free()
@@ -311,25 +314,46 @@ class MixpanelClient:
         return min(self.settings.retry_pause_seconds * 2.0**repetitions, longest)
 
     def _download(self, parameters: Mapping[str, str], path: Path) -> Answer:
+        with self._exported(parameters) as (response, is_gzip):
+            self._keep(self._chunks(response), path)
+            _require_end(response, has_trailer=is_gzip and path.stat().st_size > 0)
+        return Answer(path, is_gzip)
+
+    def _read_coming(
+        self, parameters: Mapping[str, str], path: Path, read: Callable[[Answer], _T]
+    ) -> _T:
+        with self._exported(parameters) as (response, is_gzip):
+            coming = Coming(self._chunks(response))
+            try:
+                found = read(Answer(path, is_gzip, coming))
+            except OSError as error:
+                raise _not_kept(path, error) from error
+            coming.finish()
+            _require_end(response, has_trailer=is_gzip and coming.size > 0)
+            return found
+
+    @contextmanager
+    def _exported(self, parameters: Mapping[str, str]) -> Iterator[tuple[requests.Response, bool]]:
+        """The response to an export, and whether its body is compressed."""
         with self._send(f"{self.settings.host}/api/2.0/export", parameters) as response:
             if _is_page(response, b""):
                 raise BrokenAnswer(f"not events came but {_PAGE}")
             encoding = response.headers.get("Content-Encoding", "identity").lower()
             if encoding not in ("gzip", "identity"):
                 raise BrokenAnswer(f"the answer came encoded as {encoding}")
-            # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
-            self._keep(response.raw.stream(_CHUNK_BYTES, decode_content=False), path)
-            has_trailer = encoding == "gzip" and path.stat().st_size > 0
-            if not has_trailer and not _announces_its_end(response):
-                raise BrokenAnswer("the answer has no length and no end that could be checked")
-        return Answer(path, is_gzip=encoding == "gzip")
+            yield response, encoding == "gzip"
+
+    def _chunks(self, response: requests.Response) -> Iterator[bytes]:
+        # urllib3 checks chunks and Content-Length; decoding would hide a cut gzip.
+        for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+            self._check_stopped()
+            with self._lock:
+                self.bytes_received += len(chunk)
+            yield chunk
 
     def _keep(self, chunks: Iterator[bytes], path: Path) -> None:
         with path.open("wb") as body:
             for chunk in chunks:
-                self._check_stopped()
-                with self._lock:
-                    self.bytes_received += len(chunk)
                 try:
                     body.write(chunk)
                     body.flush()
@@ -418,9 +442,11 @@ def _not_kept(path: Path, error: OSError) -> ExportError:
     )
 
 
-def _announces_its_end(response: requests.Response) -> bool:
+def _require_end(response: requests.Response, *, has_trailer: bool) -> None:
     headers = response.headers
-    return "Content-Length" in headers or headers.get("Transfer-Encoding", "").lower() == "chunked"
+    is_chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+    if not (has_trailer or is_chunked or "Content-Length" in headers):
+        raise BrokenAnswer("the answer has no length and no end that could be checked")
 
 
 def _refuse(response: requests.Response) -> NoReturn:

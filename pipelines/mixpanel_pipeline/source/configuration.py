@@ -99,16 +99,19 @@ class MixpanelConfiguration(BaseConfiguration):
     until `run.py remove` removes it. A name that is taken off is loaded from then on; the days that
     were loaded without it count as missing it, and a full refresh loads them."""
     drop_properties: Any = ()
-    """Names of properties that are removed from every event before anything of it is kept.
+    """Names of properties that are removed from every event before anything of it reaches the disk.
 
     This and `hash_properties` apply to what is loaded from then on: an event that is loaded already
     stays as it is, also when its day is read again. To apply them to it, remove it with `run.py
     remove` and backfill its days, of those that Mixpanel still exports; what is in
     `rejected_lines` from before is to be deleted there. Keys are computed before, from the whole
-    event, so an event that is loaded without a property is the same as with it.
+    event, so an event that is loaded without a property is the same as with it. (The key of an
+    event without `$insert_id` is a hash of all of it: whoever has the rest can try values.)
 
-    While one of the three lists is set, of a line that is no event the reason, the length and a
-    hash (keyed, where there is a `hash_secret`) are kept instead of its text."""
+    While one of the three lists is set, an answer is decoded while it comes, instead of being kept
+    on disk first, which takes memory for each of `parallel_downloads`; and of a line that is no
+    event the reason, the length and a hash (keyed, where there is a `hash_secret`) are kept instead
+    of its text."""
     hash_properties: Any = ()
     """Names of properties whose values are replaced by their HMAC-SHA-256 with `hash_secret`, in
     hexadecimal: equal values have equal hashes, a list or an object has one as a whole, and null

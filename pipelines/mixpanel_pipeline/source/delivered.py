@@ -89,7 +89,7 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
         rejected_count,
         occurred,
         processed,
-        answer.path.stat().st_size,
+        answer.size,
     )
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, KEY_RULES, EventDecoder
@@ -66,8 +67,9 @@ class Fetcher:
         self, request: Request, asked: Sequence[str] | None, path: Path, slot: Slot
     ) -> Delivered:
         def read(answer: Answer) -> Delivered:
-            # One at a time: side by side they would take as long, and more memory.
-            with self._decoding:
+            # One at a time: side by side they would take as long, and more memory. But none that is
+            # still coming can be kept waiting.
+            with nullcontext() if answer.coming else self._decoding:
                 return self.decode(answer, request.window)
 
         return self._client.fetch(request, asked, path, read, slot)
