@@ -1,5 +1,6 @@
 """Profiles: swept whole, written when they change, and columns of `subscribers`."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -122,13 +123,16 @@ def test_a_plan_without_profiles_is_warned_of(warehouse, monkeypatch, caplog):
 
 def test_who_is_in_a_cohort_has_a_history(people, warehouse, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__COHORTS", "true")
-    people.profiles.set({"ann": {"a": 1}})
+    monkeypatch.setenv("SOURCES__MIXPANEL__DROP_PROPERTIES", '["$email"]')
+    people.profiles.set({"ann": {"a": 1, "$email": "ann@example.com"}})
     people.profiles.save_cohort(7, "Buyers", ["ann", "bob", "eve"])
     people.profiles.save_cohort(8, "Sellers", ["ann"])
     assert counts(load(warehouse)) == (1, 0, 0, 0)
     people.profiles.save_cohort(7, "Good buyers", ["ann", "zoe"])
     people.profiles.delete_cohort(8)
     assert counts(load(warehouse, NOW + DAY)) == (0, 0, 1, 0)
+    ((properties,),) = rows(warehouse, "select cast(properties as text) from mixpanel_raw.profiles")
+    assert json.loads(properties) == {"a": 1}
     cohorts = rows(warehouse, "select id, name, is_deleted from mixpanel_raw.cohorts order by id")
     assert cohorts == [(7, "Good buyers", False), (8, "Sellers", True)]
     members = rows(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mixpanel_pipeline.events.characters import replace_lone_surrogates, replace_nul
+from mixpanel_pipeline.events.minimisation import Minimisation
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.errors import ExportError
 
@@ -79,7 +80,7 @@ _cohorts = msgspec.json.Decoder(list[_Cohort])
 
 
 def fetch_page(client: MixpanelClient, form: Mapping[str, str], *, holds_nul: bool) -> ProfilePage:
-    """One page of profiles; it counts as a request of the hour's.
+    """One page of profiles, without what is not to be kept; it counts as a request of the hour's.
 
     Args:
         client: Mixpanel.
@@ -96,7 +97,10 @@ def fetch_page(client: MixpanelClient, form: Mapping[str, str], *, holds_nul: bo
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ExportError("Mixpanel's page of profiles has a form that is not known.") from error
     return ProfilePage(
-        [_profile(result, holds_nul=holds_nul) for result in decoded.results],
+        [
+            _profile(result, client.settings.minimisation, holds_nul=holds_nul)
+            for result in decoded.results
+        ],
         decoded.session_id,
         decoded.page_size,
         decoded.total,
@@ -122,8 +126,10 @@ def fetch_cohorts(client: MixpanelClient, *, holds_nul: bool) -> list[Cohort]:
     return [Cohort(one.id, one.name, one.description) for one in decoded]
 
 
-def _profile(result: _Result, *, holds_nul: bool) -> Profile:
+def _profile(result: _Result, minimisation: Minimisation | None, *, holds_nul: bool) -> Profile:
     properties, distinct_id = bytes(result.properties), str(result.distinct_id)
+    if minimisation is not None:
+        properties = minimisation.minimised(properties)
     if not holds_nul:
         properties, distinct_id = replace_nul(properties)[0], distinct_id.replace("\0", "�")
     return Profile(distinct_id, properties.decode(), _content_hash(properties))
