@@ -103,7 +103,8 @@ def test_plain_dbt_works_by_the_environment(warehouse, loaded, command):
 def test_plain_dbt_from_the_root_finds_a_relative_path(warehouse, loaded, monkeypatch):
     if warehouse.name == "duckdb":
         path = os.path.relpath(warehouse.path, ROOT)
-        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", path)
+        monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
+        monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS__DATABASE", path)
     folders = ("--project-dir", "dbt_project", "--profiles-dir", "dbt_project")
     dbt("run", *folders, command=PLAINLY)
     assert set(subscribers(warehouse)) == {"ada"}

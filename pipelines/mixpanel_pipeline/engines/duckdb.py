@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,9 @@ _RANDOM_TEXTS = ("event_key", "insert_id")
 _DUCKDB_SCHEMAS = ("main", "temp", "system", "information_schema")
 _UNFIT_IN_PATHS = set("#?\\")
 _UNFIT_IN_NAMES = set("'\";")
+_TAKES = (
+    "It takes the path of a DuckDB file, like warehouse.duckdb, which is made when it is not there."
+)
 
 
 @dataclass
@@ -220,26 +223,37 @@ def configured_path() -> Path:
     Raises:
         ConfigurationError: What is configured cannot be a DuckDB file, or the file is another's.
     """
-    configured: object = dlt.secrets.get("destination.duckdb.credentials")
-    if configured is None:
+    section = ("destination", "duckdb", "credentials")
+    native = exact_configuration.configured_value(section[-1], str, section[:-1])
+    # A table of a file; its keys are read one by one.
+    native = None if isinstance(native, Mapping) else native
+    values = exact_configuration.configured(DuckDbCredentials, section)
+    database = values.get("database")
+    if native is None and database is None:
         return ROOT / "warehouse.duckdb"
-    # A path, a URL, or a table with the key `database`: dlt knows all its own forms.
-    text = configured.get("database") if isinstance(configured, dict) else configured
+    for value in (native, database):
+        if value is not None and not isinstance(value, str):
+            raise ConfigurationError(f"{'.'.join(section)}: it has to be text. {_TAKES}")
+    part = "__".join((*section, "database")).upper()
+    # dlt would follow the whole one without a word.
+    if native is not None and os.environ.get(part, native) != native:
+        raise ConfigurationError(
+            f"{'.'.join(section)} and environment variable {part} name two files: leave one out."
+        )
+    # A path, a URL, or the key `database`: dlt knows all its own forms.
+    text = database if native is None else native
     path = str(text or "").removeprefix("duckdb:///")
     problem = _place_problem(path)
     if problem is None:
-        section = ("destination", "duckdb", "credentials")
-        native = None if isinstance(configured, dict) else configured
-        values = exact_configuration.configured(DuckDbCredentials, section)
-        path = exact_configuration.resolved(DuckDbCredentials(), section, values, native).database
+        if native is not None:
+            path = exact_configuration.resolved(
+                DuckDbCredentials(), section, values, native
+            ).database
         found = (ROOT / Path(path).expanduser()).resolve()
         problem = _file_problem(found)
         if problem is None:
             return found
-    raise ConfigurationError(
-        f"destination.duckdb.credentials: {problem} It takes the path of a "
-        "DuckDB file, like warehouse.duckdb, which is made when it is not there."
-    )
+    raise ConfigurationError(f"{'.'.join(section)}: {problem} {_TAKES}")
 
 
 def configured_lock_wait() -> float:
