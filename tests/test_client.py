@@ -14,7 +14,7 @@ from local_mixpanel import Fault
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.source.errors import ExportError
+from mixpanel_pipeline.source.errors import AccessRefused, ExportError
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.window import Window
 from mixpanel_pipeline.sync.pipeline import sync
@@ -315,6 +315,24 @@ def test_a_refusal_is_not_asked_for_again(mixpanel, client, tmp_path, settings, 
         fetch(client(**settings), tmp_path, window)
     assert len(mixpanel.requests) == 1
     assert "wr0ng" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_access"),
+    [
+        (b'{"error": "Invalid project_id: 2", "status": "error"}', True),
+        (b"Unable to authenticate request", True),
+        (b"from_date: invalid date", False),
+    ],
+)
+def test_a_400_about_the_project_or_the_account_is_told_from_others(
+    client, serve, tmp_path, said, is_access
+):
+    serve(response("400 Bad Request", body=said))
+    with pytest.raises(ExportError) as error:
+        fetch(client(), tmp_path)
+    assert isinstance(error.value, AccessRefused) == is_access
+    assert ("project_id and region" in str(error.value)) == is_access
 
 
 def test_a_server_that_is_not_there_is_said(client, tmp_path):

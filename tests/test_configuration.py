@@ -101,6 +101,7 @@ def test_nothing_is_removed_unless_it_is_listed(configure):
         pytest.param({}, "no credentials", id="nothing"),
         pytest.param({"service_account_username": "a"}, "service_account_secret", id="half"),
         pytest.param(ACCOUNT | {"project_id": ""}, "project_id is missing", id="no project"),
+        pytest.param(ACCOUNT | {"project_id": "s3cret"}, "has to be the number", id="token"),
         pytest.param(ACCOUNT | {"region": "mars"}, "it can be us, eu or in", id="region"),
         pytest.param(ACCOUNT | {"region": "EU"}, "Did you mean eu", id="capitals"),
         pytest.param(ACCOUNT | {"base_url": "localhost"}, "http://", id="base_url"),
@@ -333,11 +334,75 @@ def test_a_part_of_a_connection_of_a_wrong_type_is_named(settings_file, text, me
     assert "s3cret" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["postgresql://u:s3cret@h:x/d", "s3cret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:s3cret@h:x/d",
+        "s3cret",
+        "mysql://u:s3cret@h:3306/d",
+        "postgresql+psycopg2://u:s3cret@h/d",
+        "duckdb:///s3cret",
+    ],
+)
 def test_a_connection_that_is_no_url_is_refused(monkeypatch, url):
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", url)
     expected = r"\(environment variable DESTINATION__POSTGRES__CREDENTIALS\) is no URL like"
     with pytest.raises(ConfigurationError, match=expected) as error:
+        open_warehouse("postgres")
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("toml", "variables", "name"),
+    [
+        ("", {"": "a.duckdb"}, "a.duckdb"),
+        ("", {"__DATABASE": "b.duckdb"}, "b.duckdb"),
+        ('[destination.duckdb.credentials]\ndatabase = "c.duckdb"', {}, "c.duckdb"),
+        (
+            '[destination.duckdb.credentials]\ndatabase = "c.duckdb"',
+            {"__DATABASE": "b.duckdb"},
+            "b.duckdb",
+        ),
+        ('[destination.duckdb.credentials]\ndatabase = "c.duckdb"', {"": "a.duckdb"}, "a.duckdb"),
+        ('[destination.duckdb]\ncredentials = "d.duckdb"', {}, "d.duckdb"),
+    ],
+)
+def test_a_duckdb_file_is_named_as_in_dlt(settings_file, monkeypatch, toml, variables, name):
+    settings_file.write_text(toml, encoding="utf-8")
+    for part, value in variables.items():
+        monkeypatch.setenv(f"DESTINATION__DUCKDB__CREDENTIALS{part}", value)
+    check_settings()
+    run_context.active().reload()
+    assert configured_path().name == name
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("[destination.duckdb]\ncredentials = 5", "has to be text"),
+        ("[destination.duckdb.credentials]\ndatabase = true", "has to be text"),
+        ('[destination.duckdb.credentials]\ndatabase = "md:x"', "MotherDuck"),
+    ],
+)
+def test_what_names_no_duckdb_file_is_refused(settings_file, toml, message):
+    settings_file.write_text(toml, encoding="utf-8")
+    run_context.active().reload()
+    with pytest.raises(ConfigurationError, match=f"destination.duckdb.credentials: .*{message}"):
+        open_warehouse("duckdb")
+
+
+def test_two_names_for_the_duckdb_file_are_refused(monkeypatch):
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", "a.duckdb")
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS__DATABASE", "b.duckdb")
+    with pytest.raises(ConfigurationError, match="CREDENTIALS__DATABASE name two files"):
+        open_warehouse("duckdb")
+
+
+def test_a_part_of_a_connection_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://u:s3cret@h")
+    with pytest.raises(
+        ConfigurationError, match=r"database is missing.*CREDENTIALS__DATABASE"
+    ) as error:
         open_warehouse("postgres")
     assert "s3cret" not in str(error.value)
 

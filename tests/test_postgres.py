@@ -367,3 +367,40 @@ def test_a_failure_of_the_server_is_one_line_with_advice(warehouse, driver, stat
         with pytest.raises((psycopg2.Error, dbapi.Error)) as error:
             cursor.execute(statements[1])
         assert warehouse.told(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("password", "wr0ng", r"password authentication failed .*Check password and username of"),
+        ("password", None, "no password supplied. Check password and username of"),
+        ("password", "wr\0ng", "Check password"),
+        ("username", "nobody", "Check password and username of"),
+        ("database", "nowhere", r"\"nowhere\" does not exist. Check database of"),
+        ("port", 99999, "Check port of"),
+        ("connect_timeout", "x", "Check connect_timeout of"),
+        ("query", {"sslmode": "require"}, "Check query of"),
+        ("query", {"sslmode": "verify"}, "Check query of"),
+        ("query", {"sslmod": "require"}, "Check query of"),
+        ("query", {"keepalives_idle": "x"}, "Check query of"),
+        ("query", {"options": "-c nothing=1"}, "Check query of"),
+        ("query", {"service": "nothing"}, "Check query of"),
+    ],
+)
+def test_a_connection_refused_for_what_is_configured_says_which_setting(
+    warehouse, monkeypatch, name, value, message
+):
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    secret = warehouse.credentials.password
+    setattr(warehouse.credentials, name, value)
+    with pytest.raises(ConfigurationError, match=message) as refused:
+        warehouse.connect()
+    assert secret not in str(refused.value)
+    assert "wr0ng" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("port", 1), ("host", "nowhere.invalid")])
+def test_a_server_that_is_not_there_may_come_back(warehouse, name, value):
+    setattr(warehouse.credentials, name, value)
+    with pytest.raises(psycopg2.OperationalError):
+        warehouse.connect()

@@ -106,9 +106,10 @@ def test_a_failure_is_one_message_without_secrets(server, warehouse, monkeypatch
 def test_a_refused_connection_tells_no_password(server, warehouse, monkeypatch):
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "wr0ng-pa55word")
     done = run("--json")
-    assert done.returncode == 1
+    assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
-    assert re.search(r"password authentication failed.*destination\.postgres.*run again", error)
+    assert re.search(r"password authentication failed.*Check password.*environment vari", error)
+    assert told(done.stderr) == [f"error: {error}"]
     assert "safe to run again" not in error
     assert "Traceback" not in done.stderr
     assert "wr0ng-pa55word" not in done.stdout + done.stderr

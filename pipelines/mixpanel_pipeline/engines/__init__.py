@@ -1,7 +1,6 @@
 """The databases that can be synced into: one file each."""
 
 import dlt
-from dlt.common.configuration.exceptions import ConfigurationException
 
 from mixpanel_pipeline.engines.duckdb import DuckDB, configured_lock_wait, configured_path
 from mixpanel_pipeline.engines.postgres import Postgres
@@ -34,17 +33,10 @@ def open_warehouse(name: str | None) -> Warehouse:
     """
     schemas = configured_schemas()
     name = name or configured_destination()
-    try:
-        if name == "duckdb":
-            limit = dlt.config.get("destination.duckdb.memory_limit", str)
-            wait = configured_lock_wait()
-            return DuckDB(configured_path(), limit or DuckDB.memory_limit, wait, schemas)
-        if name == "postgres":
-            return Postgres(configured_credentials(), schemas)
-    except ConfigurationException as error:
-        variables = "DESTINATION__POSTGRES__CREDENTIALS__HOST, __PORT, __USERNAME, __PASSWORD"
-        raise ConfigurationError(
-            f"The connection to {name} is not configured. Set [destination.postgres.credentials] "
-            f"in .dlt/secrets.toml, or {variables} and __DATABASE in the environment."
-        ) from error
+    if name == "duckdb":
+        limit = dlt.config.get("destination.duckdb.memory_limit", str)
+        wait = configured_lock_wait()
+        return DuckDB(configured_path(), limit or DuckDB.memory_limit, wait, schemas)
+    if name == "postgres":
+        return Postgres(configured_credentials(), schemas)
     raise ConfigurationError(f"destination_type is {name!r}, it can be duckdb or postgres")

@@ -34,6 +34,7 @@ from mixpanel_pipeline.engines.postgres_connection import (
     check_rights_to_load,
     check_rights_to_transform,
     check_server,
+    refusal,
     told,
 )
 from mixpanel_pipeline.engines.schemas import Schemas
@@ -95,9 +96,19 @@ class Postgres(Warehouse):
         return self.credentials.environment() | self.schemas.environment
 
     def connect(self) -> Any:
+        """A connection to the server.
+
+        Raises:
+            ConfigurationError: It is refused for what is configured.
+        """
         name = f"mixpanel sync, process {os.getpid()} on {socket.gethostname()}"
         parameters: dict[str, Any] = self.credentials.parameters() | {"application_name": name}
-        return psycopg2.connect(**parameters)
+        try:
+            return psycopg2.connect(**parameters)
+        except (psycopg2.Error, ValueError) as error:
+            if refused := refusal(error, self.location):
+                raise refused from error
+            raise
 
     @contextmanager
     def connected(self) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 import psycopg2
 from dlt.common.configuration import configspec
 from dlt.common.configuration.exceptions import (
+    ConfigFieldMissingException,
     ConfigValueCannotBeCoercedException,
     InvalidNativeValue,
 )
@@ -20,6 +21,7 @@ from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.errors import what_to_do
 from mixpanel_pipeline.exact_configuration import configured, configured_value, resolved
 from mixpanel_pipeline.project import DBT_PROJECT
+from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.settings_files import place_of
 from mixpanel_pipeline.source.errors import ConfigurationError
 
@@ -88,6 +90,20 @@ _ADVICE = {
     "55P03": "Somebody else holds a lock on it: see pg_stat_activity.",
     "57014": "Raise statement_timeout for the sync's role: alter role … set statement_timeout = 0;",
 }
+# Of a connection that is refused there is no code, only what the server, a pooler or libpq says.
+_REFUSALS = {
+    ("password", "username"): r"authentication failed|no password supplied|no such user"
+    r"|role .* does not exist|not permitted to log in|user not found|embedded null character",
+    ("database",): r"database .* (?:does not exist|is not currently accepting connections)"
+    r"|no such database|permission denied for database",
+    ("query", "username", "database"): r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+    ("port",): r"invalid port number",
+    ("connect_timeout",): r'connection option "connect_timeout"',
+    ("query",): r"invalid \w+ value|invalid connection option|but SSL was required"
+    r"|SSL not in use|authentication method requirement|definition of service|service file"
+    r"|certificate|private key|unrecognized configuration parameter|requires a value"
+    r"|GSSAPI encryption required|not parse network address|invalid value for parameter",
+}
 _CONNECTION = (
     "Check that the server runs and takes this connection, and what is set in "
     "[destination.postgres.credentials]; then run again."
@@ -139,13 +155,14 @@ def configured_credentials() -> Credentials:
     """Those of dlt's configuration, section `destination.postgres.credentials`.
 
     Raises:
-        ConfigurationError: One of them cannot be what it is; the message names its place.
-        ConfigFieldMissingException: One of them is missing.
+        ConfigurationError: One of them is missing, or cannot be what it is; the message names it.
     """
     native = configured_value(_SECTION[-1], str, _SECTION[:-1])
     # A table of a file; its keys are read one by one.
     if isinstance(native, Mapping):
         native = None
+    if native is not None and not re.match("postgres(?:ql)?://", str(native)):
+        raise _no_url()
     values = configured(Credentials, _SECTION)
     for name, value in values.items():
         # dlt would make a text or a number of it.
@@ -156,12 +173,16 @@ def configured_credentials() -> Credentials:
         credentials = resolved(Credentials(), _SECTION, values, native)
     except ConfigValueCannotBeCoercedException as error:
         raise _refused(error.field_name) from error
-    except InvalidNativeValue as error:
+    except ConfigFieldMissingException as error:
+        missing = ", ".join(error.fields)
+        variables = "__".join((*_SECTION, "")).upper()
         raise ConfigurationError(
-            f"{'.'.join(_SECTION)}{_place()} is no URL like "
-            "postgresql://user:password@host:5432/database. In its user name and password every "
-            "character but letters and digits is written as % and its code, @ as %40."
+            f"The connection to postgres is not configured: {missing} is missing. Set it in "
+            f"[{'.'.join(_SECTION)}] in .dlt/secrets.toml, or in the environment as "
+            f"{', '.join(variables + name.upper() for name in error.fields)}."
         ) from error
+    except InvalidNativeValue as error:
+        raise _no_url() from error
     # dlt has cut the spaces that the password begins or ends with. Secrets that are mounted as
     # files end in a newline.
     whole = str(values.get("password", ""))
@@ -170,10 +191,40 @@ def configured_credentials() -> Credentials:
     return credentials
 
 
+def refusal(error: Exception, location: str) -> ConfigurationError | None:
+    """What to raise instead when a connection is refused for what is configured.
+
+    Args:
+        error: What psycopg2 raised as it connected.
+        location: Where to.
+
+    Returns:
+        The error, which names the settings to check; None when to connect later may work.
+    """
+    said = f"{redacted(' '.join(str(error).split())).rstrip('.')}."
+    names = next((of for of, pattern in _REFUSALS.items() if re.search(pattern, said)), None)
+    if names is None:
+        return None
+    place = next(filter(None, map(_place, names)), "")
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return ConfigurationError(
+        f"{location} refused the connection: {said} Check {listed} of "
+        f"[{'.'.join(_SECTION)}]{place}; then run again."
+    )
+
+
 def _refused(name: str) -> ConfigurationError:
     # Not with its value: whoever mixed up two keys has a password there.
     expected = _TYPES.get(name, "has to be text")
     return ConfigurationError(f"{'.'.join(_SECTION)}: {name}{_place(name)} {expected}.")
+
+
+def _no_url() -> ConfigurationError:
+    return ConfigurationError(
+        f"{'.'.join(_SECTION)}{_place()} is no URL like "
+        "postgresql://user:password@host:5432/database. In its user name and password every "
+        "character but letters and digits is written as % and its code, @ as %40."
+    )
 
 
 def _place(*names: str) -> str:

@@ -8,6 +8,7 @@ import codecs
 import email.utils
 import json
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -71,6 +72,8 @@ EventCounts = dict[str, dict[str, int]]
 # Servers and proxies refuse URLs of 8 KB; what else is in ours is short.
 _CHARACTERS_OF_NAMES = 6000
 _PAGE = "a page of HTML, as a proxy or a login has it: check base_url and the way to Mixpanel"
+# What Mixpanel says of credentials and projects with 400, in text or JSON, as it does with 401.
+_REFUSED = re.compile("project|authenticat|credential|service.account|api.(?:key|secret)", re.I)
 _NOT_BEGUN = "to_date cannot be later than today"
 
 
@@ -481,9 +484,12 @@ def _refuse(response: requests.Response) -> NoReturn:
             "exports its own time (created before 2023), set timezone in [sources.mixpanel] to its "
             "time zone, and load into a new database if this one has events already."
         )
-    refusal = f"{said.rstrip('.')}. {_ADVICE.get(status, 'Check the configuration.')}"
-    # A page is a proxy's or a firewall's, and says nothing about the credentials.
     is_access = status in (requests.codes.unauthorized, requests.codes.forbidden)
+    advice = _ADVICE.get(status, "Check the configuration.")
+    if status == requests.codes.bad_request and _REFUSED.search(quoted):
+        is_access, advice = True, f"{_ADVICE[403]} {_ADVICE[401]}"
+    refusal = f"{said.rstrip('.')}. {advice}"
+    # A page is a proxy's or a firewall's, and says nothing about the credentials.
     if is_access and text is not _PAGE:
         raise AccessRefused(refusal)
     raise NotInPlan(refusal) if status == requests.codes.payment_required else ExportError(refusal)

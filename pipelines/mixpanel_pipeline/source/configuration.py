@@ -40,7 +40,8 @@ QUERY_HOSTS = {
 
 _SECTION = ("sources", "mixpanel")
 _SECRETS = ("service_account_username", "service_account_secret", "project_secret")
-_HIDDEN = (*_SECRETS, "hash_secret")
+# In place of the project's id, people have its token or secret.
+_HIDDEN = (*_SECRETS, "hash_secret", "project_id")
 # What is kept of events in part or not at all: lists of names.
 _LISTS = ("drop_properties", "hash_properties", "events_denied")
 # As many bits as a hash has, where each character is worth four at least.
@@ -350,6 +351,9 @@ def _problem(settings: MixpanelConfiguration) -> "_Problem | str | None":
         )
     if all(account) and not settings.project_id:
         return "project_id is missing: a service account needs it (Project Settings in Mixpanel)"
+    if settings.project_id and not settings.project_id.isdecimal():
+        expected = "has to be the number that Project Settings in Mixpanel shows as Project ID"
+        return _Problem("project_id", expected, None)
     return (
         _sendable_problem(settings)
         or _words_problem(settings)

@@ -395,7 +395,7 @@ class Run:
             return
         try:
             self._keep(**self._outcome())
-        except (duckdb.Error, psycopg2.Error, SyncError):
+        except (duckdb.Error, psycopg2.Error, SyncError, ConfigurationError):
             # The database is what the run failed of, mostly.
             self._note()
 
