@@ -407,6 +407,21 @@ def test_a_part_of_a_connection_that_is_missing_is_named(monkeypatch):
     assert "s3cret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("host=/run/postgresql", "host in the query is not read, set host instead"),
+        ("user=s3cret", "user in the query is not read, set username"),
+        ("service=s&keepalives_count=3", "keepalives_count cannot be given beside a service"),
+    ],
+)
+def test_a_parameter_that_would_not_reach_every_connection_is_refused(monkeypatch, query, message):
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", f"postgresql://u:s3cret@h/d?{query}")
+    with pytest.raises(ConfigurationError, match=message) as error:
+        open_warehouse("postgres")
+    assert "s3cret" not in str(error.value)
+
+
 def test_a_connection_that_is_missing_is_asked_for(monkeypatch):
     monkeypatch.setenv("CREDENTIALS", "postgresql://u:s3cret@h/d")
     with pytest.raises(ConfigurationError, match="postgres is not configured"):

@@ -1,8 +1,10 @@
 """What only PostgreSQL can do to a sync."""
 
 import itertools
+import os
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -294,9 +296,44 @@ def test_every_parameter_of_the_connection_reaches_dbt(warehouse, mixpanel, run_
     warehouse.credentials.query = {"sslmode": "require"}
     with pytest.raises(Exception, match="SSL"):
         transform(warehouse)
+    # What there is no variable for.
+    warehouse.credentials.query = {"keepalives_interval": "x"}
+    with pytest.raises(Exception, match='"x" for connection option "keepalives_interval"'):
+        transform(warehouse)
     warehouse.credentials.query = {"sslmode": "disable", "options": "-c search_path=nowhere"}
     assert warehouse.environment["PGOPTIONS"] == "-c search_path=nowhere"
     transform(warehouse)
+
+
+def test_what_has_no_variable_reaches_libpq_in_a_file_that_others_cannot_read(
+    warehouse, monkeypatch, tmp_path
+):
+    rest = {
+        "keepalives": "1",
+        "keepalives_idle": "30",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "9000",
+        "sslpassword": "of the key",
+    }
+    warehouse.credentials.query = {**rest, "sslmode": "prefer", "application_name": "nightly"}
+    for name, value in warehouse.environment_in(tmp_path / "new").items():
+        monkeypatch.setenv(name, value)
+    assert Path(os.environ["PGSERVICEFILE"]).stat().st_mode & 0o077 == 0
+    found = warehouse.credentials
+    # As dbt does, with what it knows.
+    with closing(
+        psycopg2.connect(
+            host=found.host,
+            port=found.port,
+            user=found.username,
+            password=found.password,
+            dbname=found.database,
+        )
+    ) as connection:
+        parameters = connection.info.dsn_parameters
+    rest.pop("sslpassword")
+    expected = rest | {"sslmode": "prefer", "application_name": "nightly"}
+    assert {name: parameters.get(name) for name in expected} == expected
 
 
 def test_loading_a_duplicate_opens_three_connections_at_most(warehouse, mixpanel, run_sync):

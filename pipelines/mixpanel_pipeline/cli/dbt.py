@@ -27,7 +27,7 @@ def run_dbt(arguments: Sequence[str]) -> NoReturn:
         "DBT_TARGET_PATH": str(target),
         "DBT_LOG_PATH": str(logs),
     }
-    connection = {"DESTINATION_TYPE": warehouse.name} | warehouse.environment
+    connection = {"DESTINATION_TYPE": warehouse.name} | warehouse.environment_in(target)
     sys.stdout.flush()
     os.execve(
         sys.executable,

@@ -95,6 +95,9 @@ class Postgres(Warehouse):
     def environment(self) -> dict[str, str]:
         return self.credentials.environment() | self.schemas.environment
 
+    def environment_in(self, folder: Path) -> dict[str, str]:
+        return self.credentials.environment_in(folder) | self.schemas.environment
+
     def connect(self) -> Any:
         """A connection to the server.
 

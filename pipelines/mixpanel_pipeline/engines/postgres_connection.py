@@ -2,8 +2,10 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -79,6 +81,16 @@ _VARIABLES = {
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
 
+# What dbt's profile takes, by libpq's names.
+_PROFILE = {
+    "host": "HOST",
+    "port": "PORT",
+    "user": "USERNAME",
+    "password": "PASSWORD",
+    "dbname": "DATABASE",
+}
+_SERVICE = "mixpanel"
+
 _STATE = re.compile(r"\bSQLSTATE: (\w{5})")
 # ADBC puts its own words before the server's line, and what the server was doing behind.
 _ERROR = re.compile(r"\[libpq\].*?(?:ERROR|FATAL): +([^\n]*)", re.DOTALL)
@@ -138,17 +150,34 @@ class Credentials(PostgresCredentials):
         """The variables from which dbt's profile and libpq read the same connection."""
         parameters = self.parameters()
         # dbt always gives a password; libpq looks into ~/.pgpass if it is empty.
-        password = parameters.pop("password", os.environ.get("PGPASSWORD", ""))
-        profile = {
-            "HOST": parameters.pop("host", ""),
-            "PORT": parameters.pop("port", ""),
-            "USERNAME": parameters.pop("user", ""),
-            "PASSWORD": password,
-            "DATABASE": parameters.pop("dbname", ""),
-        }
+        parameters.setdefault("password", os.environ.get("PGPASSWORD", ""))
+        profile = {name: parameters.pop(name, "") for name in _PROFILE}
         return {
-            f"DESTINATION__POSTGRES__CREDENTIALS__{name}": value for name, value in profile.items()
+            f"DESTINATION__POSTGRES__CREDENTIALS__{_PROFILE[name]}": value
+            for name, value in profile.items()
         } | {_VARIABLES[name]: value for name, value in parameters.items() if name in _VARIABLES}
+
+    def without_variable(self) -> dict[str, str]:
+        """What libpq and dbt's profile have no variable for: it reads that from a service file."""
+        known = {*_VARIABLES, *_PROFILE}
+        return {name: value for name, value in self.parameters().items() if name not in known}
+
+    def environment_in(self, folder: Path) -> dict[str, str]:
+        """`environment`; what it cannot hold stands in a service file in `folder`.
+
+        https://www.postgresql.org/docs/current/libpq-pgservice.html
+        """
+        rest = self.without_variable()
+        if not rest:
+            return self.environment()
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another process may read it; and the password of a key can be in it.
+        descriptor, written = tempfile.mkstemp(dir=folder)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write("".join([f"[{_SERVICE}]\n", *(f"{k}={v}\n" for k, v in rest.items())]))
+        service = folder / "pg_service.conf"
+        Path(written).replace(service)
+        return self.environment() | {"PGSERVICEFILE": str(service), "PGSERVICE": _SERVICE}
 
 
 def configured_credentials() -> Credentials:
@@ -188,7 +217,26 @@ def configured_credentials() -> Credentials:
     whole = str(values.get("password", ""))
     if whole.strip() == credentials.password:
         credentials.password = whole.strip("\r\n")
+    _check_query(credentials)
     return credentials
+
+
+def _check_query(credentials: Credentials) -> None:
+    """Refuse parameters of the query that our connections or dbt's would not have."""
+    section = f"{'.'.join(_SECTION)}{_place('query') or _place()}"
+    for name, setting in _PROFILE.items():
+        if name in (credentials.query or {}):
+            raise ConfigurationError(
+                f"{section}: {name} in the query is not read, set {setting.lower()} instead; "
+                "in a URL it stands before the question mark."
+            )
+    # One connection has one service.
+    has_service = "service" in credentials.parameters() or "PGSERVICE" in os.environ
+    if has_service and (rest := credentials.without_variable()):
+        raise ConfigurationError(
+            f"{section}: {', '.join(rest)} cannot be given beside a service: put it into the "
+            "service file."
+        )
 
 
 def refusal(error: Exception, location: str) -> ConfigurationError | None:

@@ -52,6 +52,11 @@ class Warehouse(ABC):
     def environment(self) -> dict[str, str]:
         """The variables from which dbt reads the same connection and schemas."""
 
+    def environment_in(self, folder: Path) -> dict[str, str]:
+        """`environment`; what variables cannot say stands in a file in `folder`."""
+        _ = folder
+        return self.environment
+
     @abstractmethod
     def connect(self) -> Any:
         """A DB-API connection, to be closed by the caller."""

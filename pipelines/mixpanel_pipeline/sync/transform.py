@@ -59,7 +59,7 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
     settings += ["--log-path", str(logs)]
     project = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
     project += ["--target", warehouse.name, "--target-path", str(target)]
-    with _environment(warehouse.environment), contextlib.redirect_stdout(_Told()):
+    with _environment(warehouse.environment_in(target)), contextlib.redirect_stdout(_Told()):
         # Importing dbt takes seconds, which a sync that only loads does not owe; what it says
         # before it has read its arguments goes to the stdout that it was imported with.
         from dbt.cli.main import dbtRunner
