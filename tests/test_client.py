@@ -335,6 +335,11 @@ def test_a_400_about_the_project_or_the_account_is_told_from_others(
     assert ("project_id and region" in str(error.value)) == is_access
 
 
+def test_an_address_that_is_not_there_is_a_mistake_of_configuration(mixpanel, client, tmp_path):
+    with pytest.raises(AccessRefused, match=r"404: .*Check region and base_url"):
+        fetch(client(base_url=f"{mixpanel.url}/api"), tmp_path)
+
+
 def test_a_server_that_is_not_there_is_said(client, tmp_path):
     with pytest.raises(ExportError, match=r"connection failed .*refused"):
         fetch(client(base_url="http://127.0.0.1:9", attempts=2), tmp_path)

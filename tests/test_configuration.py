@@ -1,7 +1,7 @@
 import pytest
 from dlt.common.runtime import run_context
 
-from mixpanel_pipeline.engines import open_warehouse
+from mixpanel_pipeline.engines import DuckDB, open_warehouse
 from mixpanel_pipeline.engines.duckdb import configured_path
 from mixpanel_pipeline.engines.postgres_connection import configured_credentials
 from mixpanel_pipeline.settings import check_settings
@@ -205,6 +205,15 @@ POSTGRES = "[destination.postgres.credentials]\n"
         (MIXPANEL + "attempts = true", "line 4.*whole number"),
         ('[sources.mixpanel]\nproject_secret = ["s3cret"]', "line 2.*has to be text"),
         ('[sources.mixpanel.region]\nname = "eu"', "region"),
+        (MIXPANEL + "attempts = true", "attempts is true"),
+        ('[source.mixpanel]\nregion = "eu"', "line 1: "),
+        ("sources = 5", r"line 1: .*write \[sources.mixpanel\]"),
+        ('[sources]\nmixpanel = "s3cret"', r"line 2: .*write \[sources.mixpanel\]"),
+        ('[destination]\npostgres = "s3cret"', r"write \[destination.duckdb\] or"),
+        ('[destination]\ncredentials = "s3cret"', r"belongs under \[destination.duckdb\] or"),
+        ('destination = "postgres"', "nearest is destination_type"),
+        ('[destination.duckdb]\npath = "x"', r"database under \[destination.duckdb.credentials\]"),
+        ('[destination.postgres]\npassword = "s3cret"', "nearest is password under"),
     ],
 )
 def test_a_mistake_in_a_file_is_refused_with_its_line(settings_file, text, message):
@@ -224,6 +233,12 @@ def test_a_mistake_in_a_file_is_refused_with_its_line(settings_file, text, messa
         ("SOURCES__MIXPANEL__DESTINATION_TYPE", "write DESTINATION_TYPE"),
         ("RUNTIME__DESTINATION_TYPE", "write DESTINATION_TYPE"),
         ("DESTINATION__POSTGRES__CREDENTIALS__USER", "CREDENTIALS__USERNAME"),
+        ("DESTINATION__TYPE", "write DESTINATION_TYPE"),
+        ("destination_type", "write DESTINATION_TYPE"),
+        ("SOURCES__MIXPANNEL__REGION", "write SOURCES__MIXPANEL__REGION"),
+        ("DESTINATION__POSTGRESQL__CREDENTIALS__HOST", "DESTINATION__POSTGRES__CREDENTIALS__HOST"),
+        ("DESTINATION__POSTGRES__HOST", "nearest is DESTINATION__POSTGRES__CREDENTIALS__HOST"),
+        ("DESTINATION__DUCKDB__PATH", "nearest is DESTINATION__DUCKDB__CREDENTIALS__DATABASE"),
         ("DESTINATION__DUCKDB__LOCK_WAIT", "nearest is DESTINATION__DUCKDB__LOCK_WAIT_SECONDS"),
     ],
 )
@@ -391,6 +406,21 @@ def test_what_names_no_duckdb_file_is_refused(settings_file, toml, message):
         open_warehouse("duckdb")
 
 
+@pytest.mark.parametrize("limit", ["lots", "512", "2 apples"])
+def test_a_memory_limit_that_is_no_amount_is_refused(monkeypatch, limit):
+    monkeypatch.setenv("DESTINATION__DUCKDB__MEMORY_LIMIT", limit)
+    with pytest.raises(ConfigurationError, match=r"memory_limit is .* like 512MB"):
+        open_warehouse("duckdb")
+
+
+@pytest.mark.parametrize("limit", ["512MB", "1.5 GiB", "2gb", "60%"])
+def test_a_memory_limit_is_written_as_in_duckdb(monkeypatch, limit):
+    monkeypatch.setenv("DESTINATION__DUCKDB__MEMORY_LIMIT", limit)
+    warehouse = open_warehouse("duckdb")
+    assert isinstance(warehouse, DuckDB)
+    assert warehouse.memory_limit == limit
+
+
 def test_two_names_for_the_duckdb_file_are_refused(monkeypatch):
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", "a.duckdb")
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS__DATABASE", "b.duckdb")
@@ -401,7 +431,7 @@ def test_two_names_for_the_duckdb_file_are_refused(monkeypatch):
 def test_a_part_of_a_connection_that_is_missing_is_named(monkeypatch):
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://u:s3cret@h")
     with pytest.raises(
-        ConfigurationError, match=r"database is missing.*CREDENTIALS__DATABASE"
+        ConfigurationError, match=r"it lacks database: .*CREDENTIALS__DATABASE"
     ) as error:
         open_warehouse("postgres")
     assert "s3cret" not in str(error.value)

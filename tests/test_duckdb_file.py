@@ -227,6 +227,14 @@ def test_any_other_name_can_be_synced_into_twice(
     assert subscribers(warehouse)["ada"]["app_sessions"] == 2
 
 
+def test_a_folder_that_cannot_be_written_is_named(warehouse, tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "folder"
+    expected = r"destination\.duckdb\.credentials: .*file/folder cannot be written: Not a directory"
+    with pytest.raises(ConfigurationError, match=expected), DuckDB(folder / "w.duckdb").lock():
+        pass
+
+
 def test_an_empty_file_becomes_the_database(mixpanel, warehouse, run_sync):
     warehouse.path.touch()
     mixpanel.add([SESSION])

@@ -159,6 +159,8 @@ def test_a_second_sync_is_skipped(server, warehouse):
         (["--skip-load", "--from-date", "2026-01-01", "--to-date", "2026-01-01"], "--skip-load"),
         (["--destination", "spark"], "invalid choice"),
         (["--full"], "unrecognized arguments"),
+        (["--json", "remove"], "remove comes first"),
+        (["--quiet", "dbt", "run"], "dbt comes first"),
     ],
 )
 def test_wrong_usage(mixpanel, arguments, message):
@@ -175,6 +177,7 @@ def test_wrong_usage(mixpanel, arguments, message):
         ("SOURCES__MIXPANEL__REGION", "mars", "region"),
         ("SOURCES__MIXPANEL__REGOIN", "eu", "the nearest is SOURCES__MIXPANEL__REGION"),
         ("DESTINATION_TYPE", "spark", "it can be duckdb or postgres"),
+        ("SOURCES__MIXPANEL__EVENTS", '["$ae_session"]', "events lacks AchTransferInitiated"),
         ("DESTINATION__DUCKDB__CREDENTIALS", ":memory:", "needs a file"),
         ("DESTINATION__DUCKDB__CREDENTIALS", "mixpanel.duckdb", "cannot be called"),
     ],

@@ -37,6 +37,7 @@ _OPEN = {
     (*_POSTGRES, "credentials", "query"),
     *((*_DUCKDB, "credentials", name) for name in _VALID[(*_DUCKDB, "credentials")]),
 }
+_DESTINATIONS = ("[destination.duckdb]", "[destination.postgres]")
 # dlt's, for all pipelines; a sync runs with its own.
 _DLTS = (
     "data_writer",
@@ -47,7 +48,14 @@ _DLTS = (
     "schema",
 )
 # What other tools call the parts of a connection.
-_SYNONYMS = {"user": "username", "dbname": "database", "db": "database", "passwd": "password"}
+_SYNONYMS = {
+    "user": "username",
+    "dbname": "database",
+    "db": "database",
+    "passwd": "password",
+    "path": "database",
+    "file": "database",
+}
 # A key that stands elsewhere is ours if its name is nobody else's.
 _OURS = {
     "destination_type": "at the top of .dlt/config.toml, above every [section]",
@@ -144,7 +152,14 @@ def _key_problem(path: Key) -> str | None:
             return f"{shown} is not read there, it belongs {_OURS[name]}"
         if name == "destination_type":
             return f"{shown} is not read there, it belongs {_OURS[name]}"
+        if (part := _part_of_credentials(name, section)) is not None:
+            return f"{shown} is no setting, the nearest is {part[-1]} under [{'.'.join(part[:-1])}]"
         return f"{shown} is no setting{_nearest(name, section)}"
+    if path in (("sources",), _SOURCE, _DUCKDB, _POSTGRES):
+        names = ("[sources.mixpanel]",) if path[0] == "sources" else _DESTINATIONS
+        return f"{shown} is no setting but a section, write {' or '.join(names)}"
+    if path == ("destination", "credentials"):
+        return f"{shown} is not read there, it belongs under {' or '.join(_DESTINATIONS)}"
     if path[-1] in _OURS and _may_be_ours(path):
         return f"{shown} is not read there, it belongs {_OURS[path[-1]]}"
     if len(path) == 1:
@@ -159,6 +174,13 @@ def _may_be_ours(path: Key) -> bool:
     if path[-1] == "destination_type":
         return True
     return len(path) == 1 or path[:-1] in (("sources",), ("destination",)) or path[0] in _DLTS
+
+
+def _part_of_credentials(name: str, section: Key) -> Key | None:
+    """The part of a connection that was meant, one section too high."""
+    credentials = (*section, "credentials")
+    meant = _SYNONYMS.get(name.lower(), name.lower())
+    return (*credentials, meant) if meant in _VALID.get(credentials, ()) else None
 
 
 def _nearest(name: str, section: Key) -> str:
@@ -187,8 +209,13 @@ def _variable_problem(variable: str) -> str | None:
     is_sources = path[0] in ("source", "sources") and len(path) == 2
     if is_sources and path[1] in _VALID[_SOURCE]:
         return f"it is not read, write {_variable((*_SOURCE, path[1]))}"
+    if variable != "DESTINATION_TYPE" and get_close_matches(
+        variable.upper(), ["DESTINATION_TYPE"], 1, 0.94
+    ):
+        return "it is not read, write DESTINATION_TYPE"
     if not _VARIABLE.fullmatch(variable):
-        return None
+        meant = _meant(path)
+        return f"it is not read, write {_variable(meant)}" if meant else None
     parts = re.split(r"_+", variable.lower(), maxsplit=2)
     section = _SOURCE if parts[0].startswith("source") else ("destination", parts[1])
     keys = tuple(parts[2].split("__"))
@@ -207,7 +234,19 @@ def _variable_problem(variable: str) -> str | None:
         nearest = [_SYNONYMS[name]]
     if nearest:
         return f"it is no setting, the nearest is {_variable((*owner, nearest[0]))}"
+    if (part := _part_of_credentials(name, owner)) is not None:
+        return f"it is no setting, the nearest is {_variable(part)}"
     return f"it is no setting; there are {', '.join(sorted(map(str.upper, valid)))}"
+
+
+def _meant(path: Key) -> Key | None:
+    """The variable of ours whose section is misspelt; other sections are somebody else's."""
+    first = get_close_matches(path[0], ("sources", "destination"), 1, 0.75)
+    if len(path) < 3 or not first:
+        return None
+    names = ("mixpanel",) if first[0] == "sources" else ("duckdb", "postgres")
+    second = get_close_matches(path[1], names, 1, 0.75)
+    return (first[0], second[0], *path[2:]) if second else None
 
 
 def _variable(path: Key) -> str:

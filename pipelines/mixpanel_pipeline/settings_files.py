@@ -29,7 +29,9 @@ class SettingsFile:
     """Or that of all projects on this machine."""
 
     def place(self, key: Key) -> str:
-        """The file and the line of a key, or of the nearest table around it."""
+        """The file and the line of a key, or of what it holds first, or of the table around it."""
+        held = (path for path in self.lines if path[: len(key)] == key)
+        key = key if key in self.lines else next(held, key)
         while key and key not in self.lines:
             key = key[:-1]
         return f"{self.name}, line {self.lines[key]}" if key else self.name

@@ -38,6 +38,7 @@ from mixpanel_pipeline.sync.summary import Summary, new_run_id
 
 if TYPE_CHECKING:
     from mixpanel_pipeline.source import Mode
+    from mixpanel_pipeline.source.configuration import MixpanelConfiguration
     from mixpanel_pipeline.sync.audit import Audit
     from mixpanel_pipeline.sync.progress import Progress
 
@@ -53,6 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] in (["dbt"], ["forget"], ["remove"]):
         return _with_arguments_of_its_own(*arguments)
     parser = _parser()
+    for name in ("dbt", "forget", "remove"):
+        if name in arguments:
+            parser.error(f"{name} comes first, with options of its own: run.py {name} --help")
     options = parser.parse_args(arguments)
     _check(parser, options)
     options.run_id, options.started_at = new_run_id(), datetime.now(UTC)
@@ -236,6 +240,8 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
     now = options.started_at
     warehouse = open_warehouse(options.destination)
     settings = None if options.skip_load else load_configuration()
+    if settings is not None and not options.skip_transform:
+        _check_events(settings)
     backfill = None
     if settings is not None and options.from_date:
         backfill = Window(options.from_date, options.to_date)
@@ -256,6 +262,21 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
         )
 
 
+def _check_events(settings: "MixpanelConfiguration") -> None:
+    """Refuse a list of events without which the models cannot be built, before it is loaded."""
+    from mixpanel_pipeline.declaration import tracked_events
+    from mixpanel_pipeline.source.errors import ConfigurationError
+
+    names = settings.event_names
+    lacking = [] if isinstance(names, str) else [n for n in tracked_events() if n not in names]
+    if lacking:
+        raise ConfigurationError(
+            f"sources.mixpanel: events lacks {', '.join(lacking)}, which metrics in "
+            "dbt_project/dbt_project.yml count. Add them to the list, write tracked or all "
+            "instead, or only load, with --skip-transform."
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     usage, _, description = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
@@ -268,9 +289,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["audit", "dbt", "demo", "remove"],
+        choices=["audit", "dbt", "demo", "forget", "remove"],
         help="audit: compare what is loaded with Mixpanel's own counts; "
-        "dbt: what follows is dbt's, like `dbt test`; remove: see `remove --help`; "
+        "dbt: what follows is dbt's, like `dbt test`; forget and remove: see `remove --help`; "
         "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",
     )
     parser.add_argument(

@@ -2,7 +2,12 @@
 
 import dlt
 
-from mixpanel_pipeline.engines.duckdb import DuckDB, configured_lock_wait, configured_path
+from mixpanel_pipeline.engines.duckdb import (
+    DuckDB,
+    configured_lock_wait,
+    configured_memory_limit,
+    configured_path,
+)
 from mixpanel_pipeline.engines.postgres import Postgres
 from mixpanel_pipeline.engines.postgres_connection import configured_credentials
 from mixpanel_pipeline.engines.schemas import Schemas, configured_schemas
@@ -34,9 +39,8 @@ def open_warehouse(name: str | None) -> Warehouse:
     schemas = configured_schemas()
     name = name or configured_destination()
     if name == "duckdb":
-        limit = dlt.config.get("destination.duckdb.memory_limit", str)
-        wait = configured_lock_wait()
-        return DuckDB(configured_path(), limit or DuckDB.memory_limit, wait, schemas)
+        limits = configured_memory_limit(), configured_lock_wait()
+        return DuckDB(configured_path(), *limits, schemas)
     if name == "postgres":
         return Postgres(configured_credentials(), schemas)
     raise ConfigurationError(f"destination_type is {name!r}, it can be duckdb or postgres")

@@ -1,5 +1,6 @@
 """DuckDB: a file on this machine, embedded."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -50,6 +51,7 @@ _ROW_GROUPS_APART = 3
 _ROW_GROUP_ROWS = 122_880
 _RANDOM_TEXTS = ("event_key", "insert_id")
 _DUCKDB_SCHEMAS = ("main", "temp", "system", "information_schema")
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 _UNFIT_IN_PATHS = set("#?\\")
 _UNFIT_IN_NAMES = set("'\";")
 _TAKES = (
@@ -150,10 +152,19 @@ class DuckDB(Warehouse):
     @contextmanager
     def lock(self) -> Iterator[None]:
         # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         is_default = self.raw == Schemas.dataset_name
         name = f"{self.path.name}.lock" if is_default else f"{self.path.name}.{self.raw}.lock"
-        with self.path.with_name(name).open("a+", encoding="utf-8") as file:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            opened = self.path.with_name(name).open("a+", encoding="utf-8")
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            raise ConfigurationError(
+                f"destination.duckdb.credentials: {error.filename} cannot be written: "
+                f"{error.strerror}. The DuckDB file has to be in a folder that this user may write."
+            ) from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -254,6 +265,28 @@ def configured_path() -> Path:
         if problem is None:
             return found
     raise ConfigurationError(f"{'.'.join(section)}: {problem} {_TAKES}")
+
+
+def configured_memory_limit() -> str:
+    """What a load may use of memory at most.
+
+    Raises:
+        ConfigurationError: What is configured is no amount of memory.
+    """
+    configured = dlt.config.get("destination.duckdb.memory_limit", str)
+    if not configured:
+        return DuckDB.memory_limit
+    import duckdb
+
+    with closing(duckdb.connect(":memory:")) as connection:
+        try:
+            connection.execute("set memory_limit = '{}'".format(configured.replace("'", "''")))
+        except duckdb.Error as error:
+            raise ConfigurationError(
+                f"destination.duckdb.memory_limit is {configured!r}: it takes a number and a unit, "
+                "like 512MB or 2GB."
+            ) from error
+    return configured
 
 
 def configured_lock_wait() -> float:

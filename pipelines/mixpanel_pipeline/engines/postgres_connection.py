@@ -203,12 +203,12 @@ def configured_credentials() -> Credentials:
     except ConfigValueCannotBeCoercedException as error:
         raise _refused(error.field_name) from error
     except ConfigFieldMissingException as error:
-        missing = ", ".join(error.fields)
-        variables = "__".join((*_SECTION, "")).upper()
+        lacking = sorted(error.fields, key=list(Credentials.get_resolvable_fields()).index)
+        variables = ", ".join("__".join((*_SECTION, name)).upper() for name in lacking)
         raise ConfigurationError(
-            f"The connection to postgres is not configured: {missing} is missing. Set it in "
-            f"[{'.'.join(_SECTION)}] in .dlt/secrets.toml, or in the environment as "
-            f"{', '.join(variables + name.upper() for name in error.fields)}."
+            f"The connection to postgres is not configured, it lacks {', '.join(lacking)}: set "
+            f"that in [{'.'.join(_SECTION)}] in .dlt/secrets.toml, or in the environment "
+            f"({variables})."
         ) from error
     except InvalidNativeValue as error:
         raise _no_url() from error
@@ -253,7 +253,7 @@ def refusal(error: Exception, location: str) -> ConfigurationError | None:
     names = next((of for of, pattern in _REFUSALS.items() if re.search(pattern, said)), None)
     if names is None:
         return None
-    place = next(filter(None, map(_place, names)), "")
+    place = next(filter(None, map(_place, names)), _place())
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     return ConfigurationError(
         f"{location} refused the connection: {said} Check {listed} of "

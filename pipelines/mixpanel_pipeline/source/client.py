@@ -72,6 +72,7 @@ EventCounts = dict[str, dict[str, int]]
 # Servers and proxies refuse URLs of 8 KB; what else is in ours is short.
 _CHARACTERS_OF_NAMES = 6000
 _PAGE = "a page of HTML, as a proxy or a login has it: check base_url and the way to Mixpanel"
+_REFUSALS = (requests.codes.unauthorized, requests.codes.forbidden, requests.codes.not_found)
 # What Mixpanel says of credentials and projects with 400, in text or JSON, as it does with 401.
 _REFUSED = re.compile("project|authenticat|credential|service.account|api.(?:key|secret)", re.I)
 _NOT_BEGUN = "to_date cannot be later than today"
@@ -484,7 +485,7 @@ def _refuse(response: requests.Response) -> NoReturn:
             "exports its own time (created before 2023), set timezone in [sources.mixpanel] to its "
             "time zone, and load into a new database if this one has events already."
         )
-    is_access = status in (requests.codes.unauthorized, requests.codes.forbidden)
+    is_access = status in _REFUSALS
     advice = _ADVICE.get(status, "Check the configuration.")
     if status == requests.codes.bad_request and _REFUSED.search(quoted):
         is_access, advice = True, f"{_ADVICE[403]} {_ADVICE[401]}"

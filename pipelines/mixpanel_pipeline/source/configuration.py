@@ -319,11 +319,18 @@ class _Problem:
         """What is wrong, and where; of a secret, not what it is."""
         place = None if self.name in explicit else place_of((*_SECTION, self.name))
         # A password can stand in a URL.
-        shown = "" if self.name in _HIDDEN else redacted(f" is {self.value!r}")
+        shown = "" if self.name in _HIDDEN else redacted(f" is {_written(self.value)}")
         text = f"sources.mixpanel: {self.name}{shown}"
         text += f" ({place}), it" if place else ", it"
         meant = f". Did you mean {self.nearest}?" if self.nearest else ""
         return f"{text} {self.expected}{meant}"
+
+
+def _written(value: object) -> str:
+    """The value much as it was written in a file."""
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return repr(value)
 
 
 def _type_problem(error: ConfigValueCannotBeCoercedException) -> _Problem:

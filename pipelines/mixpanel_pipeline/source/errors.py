@@ -18,7 +18,7 @@ class DayNotBegun(ExportError):
 
 
 class AccessRefused(ExportError):
-    """Mixpanel knows no such credentials, or they have no access to the project."""
+    """Mixpanel knows no such credentials or address, or they have no access to the project."""
 
 
 class NotInPlan(ExportError):
