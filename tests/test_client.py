@@ -335,6 +335,12 @@ def test_a_400_about_the_project_or_the_account_is_told_from_others(
     assert ("project_id and region" in str(error.value)) == is_access
 
 
+def test_a_proxy_that_is_no_url_is_a_mistake_of_configuration(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "localhost:99999")
+    with pytest.raises(AccessRefused, match="is no URL like"):
+        fetch(client(base_url="http://mixpanel.invalid"), tmp_path)
+
+
 def test_an_address_that_is_not_there_is_a_mistake_of_configuration(mixpanel, client, tmp_path):
     with pytest.raises(AccessRefused, match=r"404: .*Check region and base_url"):
         fetch(client(base_url=f"{mixpanel.url}/api"), tmp_path)

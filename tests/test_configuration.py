@@ -234,6 +234,7 @@ def test_a_mistake_in_a_file_is_refused_with_its_line(settings_file, text, messa
         ("RUNTIME__DESTINATION_TYPE", "write DESTINATION_TYPE"),
         ("DESTINATION__POSTGRES__CREDENTIALS__USER", "CREDENTIALS__USERNAME"),
         ("DESTINATION__TYPE", "write DESTINATION_TYPE"),
+        ("REQUESTS_CA_BUNDLE", "REQUESTS_CA_BUNDLE: there is no such file"),
         ("destination_type", "write DESTINATION_TYPE"),
         ("SOURCES__MIXPANNEL__REGION", "write SOURCES__MIXPANEL__REGION"),
         ("DESTINATION__POSTGRESQL__CREDENTIALS__HOST", "DESTINATION__POSTGRES__CREDENTIALS__HOST"),

@@ -421,13 +421,14 @@ def test_a_failure_of_the_server_is_one_line_with_advice(warehouse, driver, stat
         ("query", {"sslmod": "require"}, "Check query of"),
         ("query", {"keepalives_idle": "x"}, "Check query of"),
         ("query", {"options": "-c nothing=1"}, "Check query of"),
-        ("query", {"service": "nothing"}, "Check query of"),
+        ("query", {"service": "nothing"}, "Check query of .* PGAPPNAME in the environment"),
     ],
 )
 def test_a_connection_refused_for_what_is_configured_says_which_setting(
     warehouse, monkeypatch, name, value, message
 ):
     monkeypatch.delenv("PGPASSWORD", raising=False)
+    monkeypatch.setenv("PGAPPNAME", "nightly")
     secret = warehouse.credentials.password
     setattr(warehouse.credentials, name, value)
     with pytest.raises(ConfigurationError, match=message) as refused:

@@ -178,6 +178,7 @@ def test_wrong_usage(mixpanel, arguments, message):
         ("SOURCES__MIXPANEL__REGOIN", "eu", "the nearest is SOURCES__MIXPANEL__REGION"),
         ("DESTINATION_TYPE", "spark", "it can be duckdb or postgres"),
         ("SOURCES__MIXPANEL__EVENTS", '["$ae_session"]', "events lacks AchTransferInitiated"),
+        ("DBT_TARGET_PATH", "/proc/target", "Set DBT_TARGET_PATH"),
         ("DESTINATION__DUCKDB__CREDENTIALS", ":memory:", "needs a file"),
         ("DESTINATION__DUCKDB__CREDENTIALS", "mixpanel.duckdb", "cannot be called"),
     ],

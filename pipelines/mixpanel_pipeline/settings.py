@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from dlt.common.configuration.specs import RuntimeConfiguration
@@ -74,6 +75,13 @@ def check_settings() -> None:
     for file in settings_files():
         _check_file(file)
     _check_environment(os.environ)
+    # requests takes the first; it would say so at the first request, and of no variable.
+    bundle = next(filter(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")), None)
+    if bundle is not None and not Path(os.environ[bundle]).exists():
+        raise ConfigurationError(
+            f"environment variable {bundle}: there is no such file. It names the certificates that "
+            "are trusted; leave it out if no proxy opens TLS."
+        )
 
 
 def _keys(content: Mapping[str, Any], section: Key = ()) -> Iterator[tuple[Key, bool]]:

@@ -255,9 +255,11 @@ def refusal(error: Exception, location: str) -> ConfigurationError | None:
         return None
     place = next(filter(None, map(_place, names)), _place())
     listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    variables = sorted({*_VARIABLES.values(), "PGPASSWORD"} & os.environ.keys())
+    also = f", and {', '.join(variables)} in the environment" if variables else ""
     return ConfigurationError(
         f"{location} refused the connection: {said} Check {listed} of "
-        f"[{'.'.join(_SECTION)}]{place}; then run again."
+        f"[{'.'.join(_SECTION)}]{place}{also}; then run again."
     )
 
 

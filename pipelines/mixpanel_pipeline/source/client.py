@@ -428,6 +428,10 @@ def _not_connected(error: Exception, host: str | None) -> Exception:
             f"The certificate of {host} is not trusted ({root.verify_message}). Check base_url; "
             "if a proxy opens TLS, set REQUESTS_CA_BUNDLE to the file with its certificate."
         )
+    if isinstance(error, requests.exceptions.InvalidProxyURL):
+        return AccessRefused(
+            "HTTPS_PROXY (or HTTP_PROXY) is no URL like http://proxy.example:3128."
+        )
     if isinstance(error, requests.exceptions.ProxyError):
         if "407" in str(root):
             return ExportError(f"The proxy refused the connection to {host}. {_ADVICE[407]}")

@@ -10,6 +10,7 @@ from mixpanel_pipeline.sync.audit import Audit, audit, heal_after_sync
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.run import Run
 from mixpanel_pipeline.sync.summary import Summary
+from mixpanel_pipeline.sync.transform import dbt_folders
 
 
 def sync(
@@ -50,6 +51,7 @@ def sync(
         if not skip_transform:
             # Better before than after hours of loading.
             warehouse.check_rights_to_transform()
+            dbt_folders(warehouse)
         if settings is not None:
             if backfill:
                 run.load_backfill(backfill)

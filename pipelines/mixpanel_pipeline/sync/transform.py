@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mixpanel_pipeline import interruption
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.project import DBT_PROJECT
+from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.sync.progress import Progress
 from mixpanel_pipeline.sync.working_directory import state_directory
 
@@ -83,7 +85,7 @@ def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
     read-only.
 
     Raises:
-        ConfigurationError: The state folder cannot be written.
+        ConfigurationError: One of them, or the state folder, cannot be written.
     """
     target, logs = os.environ.get("DBT_TARGET_PATH"), os.environ.get("DBT_LOG_PATH")
     if not (target and logs):
@@ -93,7 +95,17 @@ def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
         name = f"{hashlib.sha256(parsed.encode()).hexdigest()[:8]}-{warehouse.fingerprint}"
         state = state_directory("dbt") / name
         target, logs = target or str(state / "target"), logs or str(state / "logs")
-    return Path(target).absolute(), Path(logs).absolute()
+    folders = Path(target).absolute(), Path(logs).absolute()
+    for folder, name in zip(folders, ("DBT_TARGET_PATH", "DBT_LOG_PATH"), strict=True):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ConfigurationError(
+                f"dbt's folder {folder} cannot be written: {error.strerror}. Set {name} to one "
+                "that this user may write, or leave it out."
+            ) from error
+    return folders
 
 
 class _Told(io.TextIOBase):
