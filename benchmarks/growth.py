@@ -13,7 +13,7 @@ from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect
 from benchmarks.measure import measured
 from benchmarks.server import Workload, happen, serving
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.sync.transform import transform
+from mixpanel_pipeline.runs.transform import transform
 
 _NEW = 2_500
 # What any sync by dlt and dbt has to do at least: import both, and let dbt build nothing.

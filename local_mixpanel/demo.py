@@ -14,8 +14,8 @@ from local_mixpanel import LocalMixpanel, traffic
 from mixpanel_pipeline.declaration import identity_events, metrics, tracked_events
 from mixpanel_pipeline.engines import DuckDB
 from mixpanel_pipeline.project import ROOT
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync.pipeline import sync
 
 EVENTS = 95_000
 NEW_EVENTS = 2_000

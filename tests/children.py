@@ -17,9 +17,9 @@ import dlt.destinations.impl.postgres.postgres  # noqa: F401
 from dlt.common.runtime import run_context
 
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync.pipeline import sync
 
 EXIT_CODES = {"ok": 0, "failed": 1, "skipped": 3}
 

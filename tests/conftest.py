@@ -13,11 +13,11 @@ from dlt.common.runtime import run_context
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline import declaration, project
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
+from mixpanel_pipeline.runs import transform
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.summary import Summary
 from mixpanel_pipeline.source import budget
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync import transform
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.summary import Summary
 from tests.postgresql import Server, postgresql_server
 
 # The clock of most tests.

@@ -6,8 +6,8 @@ from datetime import timedelta
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, hot_sharded
+from mixpanel_pipeline.runs.pipeline import audit
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync.pipeline import audit_only
 from tests.conftest import NOW
 from tests.lines import told
 from tests.test_run import run
@@ -26,7 +26,7 @@ def event(who="ada", ago=timedelta(0), name="$ae_session", **properties):
 @pytest.fixture
 def run_audit(mixpanel, warehouse):
     def run_audit(days=7, **arguments):
-        return audit_only(warehouse, load_configuration(), now=NOW, days=days, **arguments)
+        return audit(warehouse, load_configuration(), now=NOW, days=days, **arguments)
 
     return run_audit
 
@@ -176,11 +176,11 @@ def test_days_are_the_projects(mixpanel, run_sync, run_audit, monkeypatch):
 def test_without_the_query_api_it_is_impossible(warehouse, mixpanel, run_sync, monkeypatch):
     with LocalMixpanel(today=lambda: TODAY, has_query_api=False) as server:
         monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
-        audit = audit_only(warehouse, load_configuration(), now=NOW, days=7)
-        assert audit.status == "impossible"
-        assert audit.error is not None
-        assert "402" in audit.error
-        assert "plan" in audit.error
+        found = audit(warehouse, load_configuration(), now=NOW, days=7)
+        assert found.status == "impossible"
+        assert found.error is not None
+        assert "402" in found.error
+        assert "plan" in found.error
         monkeypatch.setenv("SOURCES__MIXPANEL__AUDIT_AFTER_SYNC", "3")
         server.add([event()])
         assert run_sync(skip_transform=True).status == "ok"

@@ -11,10 +11,10 @@ import pytest
 
 from local_mixpanel import LocalMixpanel, traffic
 from mixpanel_pipeline import project
-from mixpanel_pipeline.sync import built, run
-from mixpanel_pipeline.sync.built import to_build
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.transform import build_arguments
+from mixpanel_pipeline.runs import built, run
+from mixpanel_pipeline.runs.built import to_build
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.transform import build_arguments
 from tests.conftest import NOW
 from tests.warehouses import copy_of, rows, subscribers
 
@@ -84,7 +84,7 @@ def test_copies_that_move_the_watermark_move_it(mixpanel, run_sync, synced):
 
 
 def test_whoever_asks_for_a_build_gets_one(warehouse, run_sync, builds, synced):
-    assert sync(warehouse, None, now=NOW).status == "ok"
+    assert sync(warehouse, skip_load=True, now=NOW).status == "ok"
     assert run_sync(full_refresh=True).status == "ok"
     assert len(builds) == 2
     assert run_sync().status == "ok"

@@ -8,9 +8,9 @@ from dlt.common.versioned_state import compress_state, decompress_state
 
 from mixpanel_pipeline.engines import open_warehouse
 from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.transform import transform
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -144,7 +144,7 @@ def test_a_metric_of_loaded_events_is_counted_without_loading(
     failed = run_sync()
     assert "python pipelines/run.py --skip-load --full-refresh" in str(failed.error)
     requests = len(mixpanel.requests)
-    assert sync(warehouse, None, now=NOW, full_refresh=True).status == "ok"
+    assert sync(warehouse, skip_load=True, now=NOW, full_refresh=True).status == "ok"
     assert len(mixpanel.requests) == requests
     assert subscribers(warehouse)["ada"]["premium_sessions"] == 1
 

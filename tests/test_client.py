@@ -11,13 +11,13 @@ from email.utils import format_datetime
 import pytest
 
 from local_mixpanel import Fault
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import AccessRefused, ExportError
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.pipeline import sync
 from tests.conftest import NOW
 from tests.warehouses import rows
 

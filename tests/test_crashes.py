@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, traffic
-from mixpanel_pipeline.sync.transform import transform
+from mixpanel_pipeline.runs.transform import transform
 from tests import children, recount
 from tests.conftest import NOW
 from tests.lines import told

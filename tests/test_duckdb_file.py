@@ -11,8 +11,8 @@ from local_mixpanel import Fault
 from mixpanel_pipeline.cli.main import main
 from mixpanel_pipeline.engines import DuckDB, open_warehouse
 from mixpanel_pipeline.engines import duckdb as engine
+from mixpanel_pipeline.runs.run import Run
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync.run import Run
 from tests.children import start_sync
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers

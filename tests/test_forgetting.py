@@ -6,11 +6,11 @@ from datetime import timedelta
 import pytest
 
 from mixpanel_pipeline.cli.main import main
+from mixpanel_pipeline.runs.forgetting import forget
+from mixpanel_pipeline.runs.pipeline import audit
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.forgetting import forget
-from mixpanel_pipeline.sync.pipeline import audit_only
 from tests.conftest import NOW
 from tests.test_identity import DEVICE, event, signed_in
 from tests.warehouses import rows, subscribers
@@ -76,7 +76,7 @@ def test_nothing_of_who_is_forgotten_is_left_or_comes_back(mixpanel, warehouse, 
         summary = run_sync(**arguments)
         assert (summary.error, summary.events_new) == (None, 0)
         assert is_gone()
-    audit_only(warehouse, load_configuration(), now=NOW, days=2, heal=True)
+    audit(warehouse, load_configuration(), now=NOW, days=2, heal=True)
     assert is_gone()
     assert forget(warehouse, ["ada"], SECRET).events == 0
 

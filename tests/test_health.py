@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from mixpanel_pipeline.project import DBT_PROJECT
-from mixpanel_pipeline.sync.transform import transform
+from mixpanel_pipeline.runs.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows
 

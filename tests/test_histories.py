@@ -18,14 +18,14 @@ import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
 from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.runs.forgetting import forget
+from mixpanel_pipeline.runs.pipeline import audit, sync
+from mixpanel_pipeline.runs.removal import remove_events
+from mixpanel_pipeline.runs.summary import Summary
+from mixpanel_pipeline.runs.transform import transform
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.forgetting import forget
-from mixpanel_pipeline.sync.pipeline import audit_only, sync
-from mixpanel_pipeline.sync.removal import remove_events
-from mixpanel_pipeline.sync.summary import Summary
-from mixpanel_pipeline.sync.transform import transform
 from tests import recount
 from tests.children import EXIT_CODES, start_sync, wait_until_quiet
 from tests.conftest import NOW
@@ -300,16 +300,14 @@ class History:
         self._accept_some_of(delivered)
         days = self.random.choice([2, 4, 45])
         with self._delivering() as delivered:
-            audit = audit_only(
-                self.warehouse, load_configuration(), now=self.now, days=days, heal=True
-            )
+            found = audit(self.warehouse, load_configuration(), now=self.now, days=days, heal=True)
         # What was forgotten, Mixpanel still counts.
         expected = ["equal", "healed", *(["differing"] if self.forgotten else [])]
-        assert audit.status in expected, audit
+        assert found.status in expected, found
         self.loaded, self.pairs = delivered.everything, delivered.pairs
         everything = self._delivered((self.now - timedelta(days=days - 1)).date(), self.now.date())
         assert recount.deliver({}, everything).keys() <= self.loaded.keys()
-        if audit.healed_days:
+        if found.healed_days:
             self.counted = self._what_is_loaded()
         return None
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from mixpanel_pipeline import declaration
+from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync.removal import remove_events
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 

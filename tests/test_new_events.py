@@ -6,8 +6,8 @@ import pytest
 
 from mixpanel_pipeline.engines.positions import row_groups, rows_without
 from mixpanel_pipeline.events.decoding import EVENTS
+from mixpanel_pipeline.runs.new_events import NewEvents
 from mixpanel_pipeline.source import answer
-from mixpanel_pipeline.sync.new_events import NewEvents
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

@@ -14,11 +14,11 @@ from psycopg2 import sql
 from mixpanel_pipeline.engines import Postgres, open_warehouse
 from mixpanel_pipeline.engines.postgres import _PostgresClient, _PostgresEvents
 from mixpanel_pipeline.engines.postgres_connection import Credentials
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.transform import transform
+from mixpanel_pipeline.runs.working_directory import working_directory
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.transform import transform
-from mixpanel_pipeline.sync.working_directory import working_directory
 from tests.children import start_sync
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers

@@ -8,10 +8,10 @@ from mixpanel import Consumer, Mixpanel
 
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline.engines import open_warehouse
+from mixpanel_pipeline.runs.forgetting import forget
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source import budget
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync.forgetting import forget
-from mixpanel_pipeline.sync.pipeline import sync
 from tests.conftest import NOW, point_at
 from tests.warehouses import rows, subscribers
 

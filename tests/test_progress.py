@@ -15,6 +15,9 @@ from datetime import UTC, date, datetime
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
+from mixpanel_pipeline.runs import progress as progress_module
+from mixpanel_pipeline.runs.load import Loaded
+from mixpanel_pipeline.runs.progress import LoggedProgress, Progress
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.delivered import Delivered
@@ -22,9 +25,6 @@ from mixpanel_pipeline.source.downloads import Download
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.waiting import Waiting
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync import progress as progress_module
-from mixpanel_pipeline.sync.load import Loaded
-from mixpanel_pipeline.sync.progress import LoggedProgress, Progress
 from tests.conftest import NOW
 from tests.test_run import ROOT
 

@@ -6,8 +6,8 @@ import pytest
 
 from mixpanel_pipeline.cli.main import main
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
-from mixpanel_pipeline.sync.removal import remove_events
-from mixpanel_pipeline.sync.transform import transform
+from mixpanel_pipeline.runs.removal import remove_events
+from mixpanel_pipeline.runs.transform import transform
 from tests.conftest import NOW
 from tests.lines import told
 from tests.warehouses import rows, subscribers

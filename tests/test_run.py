@@ -183,7 +183,8 @@ def test_wrong_usage(mixpanel, arguments, message):
         ("DESTINATION__DUCKDB__CREDENTIALS", "mixpanel.duckdb", "cannot be called"),
     ],
 )
-def test_wrong_configuration(mixpanel, monkeypatch, name, value, message):
+def test_wrong_configuration(mixpanel, monkeypatch, tmp_path, name, value, message):
+    monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
     monkeypatch.setenv(name, value)
     done = run("--json")
     assert done.returncode == 2

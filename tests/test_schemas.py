@@ -10,10 +10,10 @@ from dbt.cli.main import dbtRunner
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline.engines import Schemas, open_warehouse
 from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.transform import dbt_folders, transform
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.transform import dbt_folders, transform
 from tests import recount
 from tests.conftest import NOW, point_at
 from tests.warehouses import rows, subscribers

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 from mixpanel import Consumer, Mixpanel
 
 from local_mixpanel import LocalMixpanel
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync.pipeline import sync
 from tests.warehouses import rows, subscribers
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from dlt.common.versioned_state import compress_state, decompress_state
 
+import mixpanel_pipeline
 from local_mixpanel import Fault
 from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.transform import transform
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -374,6 +375,14 @@ def test_only_transforming_counts_what_was_only_loaded(mixpanel, warehouse, run_
     mixpanel.add([event()])
     assert run_sync(skip_transform=True).subscribers is None
     requests = len(mixpanel.requests)
-    summary = sync(warehouse, None, now=NOW)
+    summary = sync(warehouse, skip_load=True, now=NOW)
     assert (summary.status, summary.events_received, summary.subscribers) == ("ok", None, 1)
     assert len(mixpanel.requests) == requests
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_a_program_syncs_and_audits_what_is_configured(mixpanel, warehouse):
+    mixpanel.add([event(who="ann")])
+    assert mixpanel_pipeline.sync(now=NOW, skip_transform=True).events_new == 1
+    assert mixpanel_pipeline.audit(now=NOW, days=2).status == "equal"
+    assert rows(warehouse, "select distinct_id from mixpanel_raw.events") == [("ann",)]

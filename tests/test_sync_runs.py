@@ -7,8 +7,8 @@ import pytest
 
 from local_mixpanel import Fault
 from mixpanel_pipeline.project import version
-from mixpanel_pipeline.sync.pipeline import sync
-from mixpanel_pipeline.sync.progress import Progress
+from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.progress import Progress
 from tests.children import start_sync, wait_until_quiet
 from tests.conftest import NOW
 from tests.warehouses import rows
@@ -103,7 +103,7 @@ def test_a_mistake_of_ours_is_no_success(mixpanel, warehouse, run_sync):
 def test_a_run_that_only_transforms_has_loaded_nothing(mixpanel, warehouse, run_sync):
     mixpanel.add([event()])
     run_sync(skip_transform=True)
-    sync(warehouse, None, now=NOW)
+    sync(warehouse, skip_load=True, now=NOW)
     assert runs(warehouse, "status, requests, events_received, watermark_after")[1] == (
         "ok",
         None,

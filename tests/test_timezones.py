@@ -12,9 +12,9 @@ import pytest
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline.events.wall_clock import instants, instants_by_python
 from mixpanel_pipeline.project import ROOT
+from mixpanel_pipeline.runs.pipeline import audit
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.pipeline import audit_only
 from tests.conftest import NOW
 from tests.warehouses import rows
 
@@ -62,8 +62,8 @@ def test_times_become_utc_and_days_stay_the_projects(mixpanel, warehouse, run_sy
     assert summary.to_date == midnight.date()
     found = loaded(warehouse)
     assert found == [moment.replace(tzinfo=zone).astimezone(UTC) for moment in wall_clocks]
-    audit = audit_only(warehouse, load_configuration(), now=NOW, days=4)
-    assert (audit.status, audit.events_loaded) == ("equal", 3)
+    found = audit(warehouse, load_configuration(), now=NOW, days=4)
+    assert (found.status, found.events_loaded) == ("equal", 3)
 
 
 def test_the_window_begins_on_the_projects_day(mixpanel, run_sync, zone):
@@ -148,12 +148,12 @@ def test_the_audit_counts_days_where_mixpanels_reports_do(
     late_evening = datetime(2026, 3, 8, 23, 30)
     mixpanel.add([event(late_evening)])
     run_sync(skip_transform=True)
-    audit = audit_only(warehouse, load_configuration(), now=NOW, days=5)
-    by_day = {found.day: (found.at_mixpanel, found.loaded) for found in audit.differences}
+    found = audit(warehouse, load_configuration(), now=NOW, days=5)
+    by_day = {one.day: (one.at_mixpanel, one.loaded) for one in found.differences}
     assert by_day == {date(2026, 3, 8): (1, 0), date(2026, 3, 9): (0, 1)}
     # What is short on a day of reports is looked for in both days of exports that it spans.
     before = len(mixpanel.requests)
-    audit_only(warehouse, load_configuration(), now=NOW, days=5, heal=True)
+    audit(warehouse, load_configuration(), now=NOW, days=5, heal=True)
     exported = {
         request.query[name]
         for request in mixpanel.requests[before:]

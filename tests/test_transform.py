@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mixpanel_pipeline import project
-from mixpanel_pipeline.sync import transform
+from mixpanel_pipeline.runs import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 

@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from local_mixpanel import LocalMixpanel, RateLimit
+from mixpanel_pipeline.runs import unknown_names
+from mixpanel_pipeline.runs.unknown_names import absent_names, names_to_check, tell_unknown
 from mixpanel_pipeline.source import client as client_module
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
 from mixpanel_pipeline.source.configuration import load_configuration
-from mixpanel_pipeline.sync import unknown_names
-from mixpanel_pipeline.sync.unknown_names import absent_names, names_to_check, tell_unknown
 from tests.conftest import NOW, point_at
 from tests.warehouses import rows
 

@@ -5,8 +5,8 @@ import stat
 import pytest
 
 from mixpanel_pipeline.cli.main import main
-from mixpanel_pipeline.sync.transform import dbt_folders
-from mixpanel_pipeline.sync.working_directory import state_directory
+from mixpanel_pipeline.runs.transform import dbt_folders
+from mixpanel_pipeline.runs.working_directory import state_directory
 from tests.conftest import NOW
 
 

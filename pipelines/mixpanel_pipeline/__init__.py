@@ -1,20 +1,31 @@
 """Mixpanel's events and exact counts per subscriber in your own database.
 
-from mixpanel_pipeline import mixpanel_source
+    from mixpanel_pipeline import sync
+
+    summary = sync()
+
+does what the command does, with what is configured for it; `audit()` compares what is loaded with
+Mixpanel's own counts; `mixpanel_source()` is the source alone, for a dlt pipeline of one's own.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mixpanel_pipeline.runs.pipeline import audit, sync
     from mixpanel_pipeline.source.standalone import mixpanel_source
 
-__all__ = ["mixpanel_source"]
+__all__ = ["audit", "mixpanel_source", "sync"]
+
+_MODULES = {
+    "audit": "mixpanel_pipeline.runs.pipeline",
+    "mixpanel_source": "mixpanel_pipeline.source.standalone",
+    "sync": "mixpanel_pipeline.runs.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # It takes dlt with it, a second that the command's help does not owe.
-    if name == "mixpanel_source":
-        from mixpanel_pipeline.source.standalone import mixpanel_source
-
-        return mixpanel_source
+    # They take dlt with them, a second that the command's help does not owe.
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

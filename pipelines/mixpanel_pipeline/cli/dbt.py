@@ -17,7 +17,7 @@ def run_dbt(arguments: Sequence[str]) -> NoReturn:
     """
     from mixpanel_pipeline.engines import open_warehouse
     from mixpanel_pipeline.project import DBT_PROJECT
-    from mixpanel_pipeline.sync.transform import dbt_folders
+    from mixpanel_pipeline.runs.transform import dbt_folders
 
     warehouse = open_warehouse(None)
     target, logs = dbt_folders(warehouse)

@@ -35,8 +35,8 @@ def forget(arguments: Sequence[str]) -> int:
         parser.error("whom to forget? Name ids, or a --file of them.")
 
     from mixpanel_pipeline.engines import open_warehouse
+    from mixpanel_pipeline.runs.forgetting import forget as forget_people
     from mixpanel_pipeline.source.configuration import load_configuration
-    from mixpanel_pipeline.sync.forgetting import forget as forget_people
 
     warehouse = open_warehouse(options.destination)
     secret = load_configuration().hash_secret

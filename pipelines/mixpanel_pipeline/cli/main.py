@@ -34,13 +34,13 @@ from typing import TYPE_CHECKING, NoReturn
 from mixpanel_pipeline import interruption
 from mixpanel_pipeline.cli.logs import Logs, add_options, level_of
 from mixpanel_pipeline.project import version
-from mixpanel_pipeline.sync.summary import Summary, new_run_id
+from mixpanel_pipeline.runs.summary import Summary, new_run_id
 
 if TYPE_CHECKING:
+    from mixpanel_pipeline.runs.audit import Audit
+    from mixpanel_pipeline.runs.progress import Progress
     from mixpanel_pipeline.source import Mode
     from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-    from mixpanel_pipeline.sync.audit import Audit
-    from mixpanel_pipeline.sync.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
 def _report_failure(options: argparse.Namespace, message: str) -> int:
     """Report a command that did not come to its own end."""
     if options.command == "audit":
-        from mixpanel_pipeline.sync.audit import Audit
+        from mixpanel_pipeline.runs.audit import Audit
 
         return _report_audit(Audit("impossible", error=message), as_json=options.json)
     from dlt.common.configuration.exceptions import ConfigurationException
@@ -204,13 +204,13 @@ def _report_audit(audit: "Audit", *, as_json: bool) -> int:
 
 def _audit(options: argparse.Namespace) -> "Audit":
     from mixpanel_pipeline.engines import open_warehouse
+    from mixpanel_pipeline.runs.audit import DEFAULT_DAYS
+    from mixpanel_pipeline.runs.pipeline import audit
     from mixpanel_pipeline.source.configuration import load_configuration
-    from mixpanel_pipeline.sync.audit import DEFAULT_DAYS
-    from mixpanel_pipeline.sync.pipeline import audit_only
 
     warehouse, settings = open_warehouse(options.destination), load_configuration()
     with interruption.raised():
-        return audit_only(
+        return audit(
             warehouse,
             settings,
             now=options.started_at,
@@ -223,7 +223,7 @@ def _audit(options: argparse.Namespace) -> "Audit":
 
 
 def _progress(options: argparse.Namespace) -> "Progress":
-    from mixpanel_pipeline.sync.progress import LiveProgress, LoggedProgress, Progress
+    from mixpanel_pipeline.runs.progress import LiveProgress, LoggedProgress, Progress
 
     if options.quiet:
         return Progress()
@@ -233,9 +233,9 @@ def _progress(options: argparse.Namespace) -> "Progress":
 
 def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summary:
     from mixpanel_pipeline.engines import open_warehouse
+    from mixpanel_pipeline.runs.pipeline import sync
     from mixpanel_pipeline.source.configuration import load_configuration
     from mixpanel_pipeline.source.window import Window, last_day
-    from mixpanel_pipeline.sync.pipeline import sync
 
     now = options.started_at
     warehouse = open_warehouse(options.destination)
@@ -257,6 +257,7 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
             run_id=options.run_id,
             backfill=backfill,
             full_refresh=options.full_refresh,
+            skip_load=options.skip_load,
             skip_transform=options.skip_transform,
             progress=_progress(options),
         )

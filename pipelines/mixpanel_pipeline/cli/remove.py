@@ -24,7 +24,7 @@ def remove(arguments: Sequence[str]) -> int:
     options = parsed(parser, arguments)
 
     from mixpanel_pipeline.engines import open_warehouse
-    from mixpanel_pipeline.sync.removal import remove_events
+    from mixpanel_pipeline.runs.removal import remove_events
 
     warehouse = open_warehouse(options.destination)
     return carried_out(

@@ -7,8 +7,8 @@ from typing import Any
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.sync import sweeps
-from mixpanel_pipeline.sync.transform import call_dbt, in_one_line
+from mixpanel_pipeline.runs import sweeps
+from mixpanel_pipeline.runs.transform import call_dbt, in_one_line
 
 EVENTS = "stg_mixpanel__events"
 

@@ -1,25 +1,26 @@
 """What the command does: one sync, or one audit."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
-from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.engines import Warehouse, open_warehouse
+from mixpanel_pipeline.runs.audit import DEFAULT_DAYS, Audit, compare, heal_after_sync
+from mixpanel_pipeline.runs.progress import Progress
+from mixpanel_pipeline.runs.run import Run
+from mixpanel_pipeline.runs.summary import Summary
+from mixpanel_pipeline.runs.transform import dbt_folders
 from mixpanel_pipeline.source import Mode
-from mixpanel_pipeline.source.configuration import MixpanelConfiguration
+from mixpanel_pipeline.source.configuration import MixpanelConfiguration, load_configuration
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.audit import Audit, audit, heal_after_sync
-from mixpanel_pipeline.sync.progress import Progress
-from mixpanel_pipeline.sync.run import Run
-from mixpanel_pipeline.sync.summary import Summary
-from mixpanel_pipeline.sync.transform import dbt_folders
 
 
 def sync(
-    warehouse: Warehouse,
-    settings: MixpanelConfiguration | None,
+    warehouse: Warehouse | None = None,
+    settings: MixpanelConfiguration | None = None,
     *,
-    now: datetime,
+    now: datetime | None = None,
     backfill: Window | None = None,
     full_refresh: bool = False,
+    skip_load: bool = False,
     skip_transform: bool = False,
     run_id: str | None = None,
     progress: Progress | None = None,
@@ -27,12 +28,13 @@ def sync(
     """Load Mixpanel's events into `warehouse`, then build the models.
 
     Args:
-        warehouse: Where to load and build.
-        settings: The source's configuration; None to only transform.
-        now: The current instant, with a time zone.
+        warehouse: Where to load and build; what is configured by default.
+        settings: The source's configuration; what is configured by default.
+        now: The current instant, with a time zone; by the machine's clock by default.
         backfill: Load these days instead of what is new; a backfill of the same days that did not
             come to its end is gone on with.
         full_refresh: Load the whole initial window again and rebuild the models.
+        skip_load: Only build; nothing is asked of Mixpanel.
         skip_transform: Only load.
         run_id: The run's id in `sync_runs`; a new one by default.
         progress: Is told what is going on.
@@ -41,8 +43,12 @@ def sync(
         The summary. Failures that can be expected are told in it, not raised.
 
     Raises:
-        ConfigurationError: The settings are not those that the dataset was loaded with.
+        ConfigurationError: A setting is missing or cannot be what it is, or the settings are not
+            those that the dataset was loaded with.
     """
+    now = now or datetime.now(UTC)
+    warehouse = warehouse or open_warehouse(None)
+    settings = None if skip_load else settings or load_configuration()
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
     run = Run(warehouse, settings, mode, now=now, run_id=run_id, progress=progress)
 
@@ -70,12 +76,12 @@ def sync(
     return run.summary
 
 
-def audit_only(
-    warehouse: Warehouse,
-    settings: MixpanelConfiguration,
+def audit(
+    warehouse: Warehouse | None = None,
+    settings: MixpanelConfiguration | None = None,
     *,
-    now: datetime,
-    days: int,
+    now: datetime | None = None,
+    days: int = DEFAULT_DAYS,
     heal: bool = False,
     skip_transform: bool = False,
     run_id: str | None = None,
@@ -84,9 +90,9 @@ def audit_only(
     """Compare what is loaded with Mixpanel's own counts; `heal` loads what is missing.
 
     Args:
-        warehouse: What to compare.
-        settings: The source's configuration.
-        now: The current instant, with a time zone.
+        warehouse: What to compare; what is configured by default.
+        settings: The source's configuration; what is configured by default.
+        now: The current instant, with a time zone; by the machine's clock by default.
         days: How many days, today included.
         heal: Export the days again of which events are missing, and count them.
         skip_transform: Count nothing after healing.
@@ -97,14 +103,16 @@ def audit_only(
         What was found. Failures that can be expected are told in it, not raised.
 
     Raises:
-        ConfigurationError: The settings are not those that the dataset was loaded with.
+        ConfigurationError: As `sync`.
     """
+    now = now or datetime.now(UTC)
+    warehouse, settings = warehouse or open_warehouse(None), settings or load_configuration()
     run = Run(warehouse, settings, "audit", now=now, run_id=run_id, progress=progress)
     found = Audit("impossible", error="Another sync is running: try again when it has ended.")
 
     def steps() -> None:
         nonlocal found
-        found = audit(run, days, heal=heal)
+        found = compare(run, days, heal=heal)
         if found.healed_days and not skip_transform:
             run.transform()
 

@@ -15,6 +15,11 @@ from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
 from mixpanel_pipeline.events.suppression import Suppression
+from mixpanel_pipeline.runs import rekeyed_ids
+from mixpanel_pipeline.runs.dlt_settings import only_ours
+from mixpanel_pipeline.runs.new_events import NewEvents
+from mixpanel_pipeline.runs.state import PIPELINE, Watermark, restored, watermark_of
+from mixpanel_pipeline.runs.working_directory import state_directory, working_directory
 from mixpanel_pipeline.source import Mode, mixpanel
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient
@@ -31,11 +36,6 @@ from mixpanel_pipeline.source.window import (
     last_day,
     later,
 )
-from mixpanel_pipeline.sync import rekeyed_ids
-from mixpanel_pipeline.sync.dlt_settings import only_ours
-from mixpanel_pipeline.sync.new_events import NewEvents
-from mixpanel_pipeline.sync.state import PIPELINE, Watermark, restored, watermark_of
-from mixpanel_pipeline.sync.working_directory import state_directory, working_directory
 
 
 @dataclass

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mixpanel_pipeline.runs.load import Loaded
 from mixpanel_pipeline.source.client import MixpanelClient
-from mixpanel_pipeline.sync.load import Loaded
 
 if TYPE_CHECKING:
     from rich.console import Console

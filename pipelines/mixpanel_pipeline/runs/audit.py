@@ -12,10 +12,10 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT
+from mixpanel_pipeline.runs.run import Run
 from mixpanel_pipeline.source.client import EventCounts, batches
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.window import Window, last_day
-from mixpanel_pipeline.sync.run import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +98,7 @@ class Audit:
             )
 
 
-def audit(run: Run, days: int, *, heal: bool = False) -> Audit:
+def compare(run: Run, days: int, *, heal: bool = False) -> Audit:
     """Compare the last `days` days, today included, with Mixpanel's own counts.
 
     Args:
@@ -146,7 +146,7 @@ def heal_after_sync(run: Run, days: int) -> None:
         )
         return
     try:
-        found = audit(run, days, heal=True)
+        found = compare(run, days, heal=True)
     except ExportError as error:
         said = run.without_secrets(str(error))
         logger.warning("The audit after the sync could not be done: %s", said)

@@ -7,9 +7,9 @@ from typing import Any
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.sync import rekeyed_ids, suppressed_ids, sweeps
-from mixpanel_pipeline.sync.new_events import NewEvents
-from mixpanel_pipeline.sync.transform import call_dbt, in_one_line
+from mixpanel_pipeline.runs import rekeyed_ids, suppressed_ids, sweeps
+from mixpanel_pipeline.runs.new_events import NewEvents
+from mixpanel_pipeline.runs.transform import call_dbt, in_one_line
 
 # A query with more parameters gains nothing.
 _IDS_AT_ONCE = 1000

@@ -17,6 +17,17 @@ from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import KEY_RULES
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.redaction import redacted
+from mixpanel_pipeline.runs import cohorts, rekeyed_ids, suppressed_ids, sweeps
+from mixpanel_pipeline.runs.built import forget_build, keep_build, to_build
+from mixpanel_pipeline.runs.coverage import missing
+from mixpanel_pipeline.runs.dataset import Dataset
+from mixpanel_pipeline.runs.load import Loaded, Loader
+from mixpanel_pipeline.runs.profiles import Profiles
+from mixpanel_pipeline.runs.progress import Progress
+from mixpanel_pipeline.runs.summary import Summary, new_run_id
+from mixpanel_pipeline.runs.sync_runs import SyncRuns, described
+from mixpanel_pipeline.runs.transform import build_arguments, transform
+from mixpanel_pipeline.runs.unknown_names import absent_names, names_to_check, tell_unknown
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.budget import RequestBudget
 from mixpanel_pipeline.source.client import MixpanelClient
@@ -29,17 +40,6 @@ from mixpanel_pipeline.source.errors import (
 )
 from mixpanel_pipeline.source.profiles import fetch_cohorts
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync import cohorts, rekeyed_ids, suppressed_ids, sweeps
-from mixpanel_pipeline.sync.built import forget_build, keep_build, to_build
-from mixpanel_pipeline.sync.coverage import missing
-from mixpanel_pipeline.sync.dataset import Dataset
-from mixpanel_pipeline.sync.load import Loaded, Loader
-from mixpanel_pipeline.sync.profiles import Profiles
-from mixpanel_pipeline.sync.progress import Progress
-from mixpanel_pipeline.sync.summary import Summary, new_run_id
-from mixpanel_pipeline.sync.sync_runs import SyncRuns, described
-from mixpanel_pipeline.sync.transform import build_arguments, transform
-from mixpanel_pipeline.sync.unknown_names import absent_names, names_to_check, tell_unknown
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from mixpanel_pipeline.engines.positions import row_groups, view_delivered
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse
 from mixpanel_pipeline.events.decoding import EVENTS
-from mixpanel_pipeline.sync import rekeyed_ids
+from mixpanel_pipeline.runs import rekeyed_ids
 
 # Of several copies in one answer the last one processed stays. Of those in several answers, as if
 # each were committed alone, one of the first.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.runs.sweeps import Statement, Sweep, places
 from mixpanel_pipeline.source.profiles import Profile
-from mixpanel_pipeline.sync.sweeps import Statement, Sweep, places
 
 
 @dataclass

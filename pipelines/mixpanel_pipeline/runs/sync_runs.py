@@ -10,8 +10,8 @@ from typing import Any
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.project import version
+from mixpanel_pipeline.runs.working_directory import state_directory
 from mixpanel_pipeline.source.window import Window
-from mixpanel_pipeline.sync.working_directory import state_directory
 
 _COLUMNS = {
     "id": "text primary key",

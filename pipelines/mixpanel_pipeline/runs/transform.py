@@ -14,9 +14,9 @@ from mixpanel_pipeline import interruption
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.project import DBT_PROJECT
+from mixpanel_pipeline.runs.progress import Progress
+from mixpanel_pipeline.runs.working_directory import state_directory
 from mixpanel_pipeline.source.errors import ConfigurationError
-from mixpanel_pipeline.sync.progress import Progress
-from mixpanel_pipeline.sync.working_directory import state_directory
 
 logger = logging.getLogger(__name__)
 

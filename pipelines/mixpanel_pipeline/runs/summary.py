@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "skipped", "failed"]
 
+_ONLY_WHEN_TOLD = (
+    "profiles_new",
+    "profiles_changed",
+    "profiles_unchanged",
+    "profiles_deleted",
+    "days_missing",
+    "missing_since",
+    "error",
+)
+
 
 def new_run_id() -> str:
     """An id for a run; sorts by time, like dlt's ids of loads."""
@@ -54,10 +64,10 @@ class Summary:
     """Mixpanel refused what is configured: running again brings nothing. The exit code tells."""
 
     def as_json(self) -> str:
-        """One JSON object on one line; instants in ISO 8601, what is wrong only when it is."""
+        """One JSON object on one line; instants in ISO 8601, some fields only where they tell."""
         fields = asdict(self)
         del fields["is_misconfigured"]
-        for name in ("days_missing", "missing_since", "error"):
+        for name in _ONLY_WHEN_TOLD:
             if fields[name] is None:
                 del fields[name]
         return json.dumps(fields, default=lambda value: value.isoformat())
