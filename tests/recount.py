@@ -5,7 +5,7 @@ Nothing here is shared with the code under test; the metrics are spelt out once 
 
 import json
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 Event = dict[str, Any]
@@ -34,6 +34,23 @@ TRACKED = {
 }
 IDENTITY_EVENTS = {"$identify", "$create_alias", "$merge"}
 ASKED = TRACKED | IDENTITY_EVENTS
+PROFILE_COLUMNS = (
+    "income",
+    "net_worth",
+    "investing_activity",
+    "investing_experience_years",
+    "investing_objective",
+    "investment_type",
+    "acquisition_survey",
+    "available_copy_credits",
+    "buying_power",
+    "total_deposits",
+    "total_deposit_count",
+    "total_withdrawals",
+    "total_withdrawal_count",
+    "active_created_portfolios",
+    "lifetime_created_portfolios",
+)
 ADDED_BY_IDENTITY = {"$distinct_id_before_identity", "$user_id", "$is_reshuffled"}
 JUNK = {"null", "<null>", "none", "undefined", "anonymous", "[object object]", "0" * 32}
 JUNK.add("00000000-0000-0000-0000-000000000000")
@@ -171,12 +188,17 @@ def cluster(one: str, resolved: dict[str, str]) -> set[str]:
     return same | {one}
 
 
-def subscribers(events: Iterable[Event], pairs: Iterable[tuple[str, str]] = ()) -> dict[str, Row]:
+def subscribers(
+    events: Iterable[Event],
+    pairs: Iterable[tuple[str, str]] = (),
+    profiles: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Row]:
     """The rows of `mixpanel.subscribers` by subscriber, without `updated_at`; times in seconds.
 
     Args:
         events: What is loaded.
         pairs: The ids before and after that deliveries told of.
+        profiles: The profiles by id: texts where a column is text, else numbers.
     """
     rows: dict[str, Row] = {}
     events = list(events)
@@ -216,6 +238,12 @@ def subscribers(events: Iterable[Event], pairs: Iterable[tuple[str, str]] = ()) 
                 row["portfolio_card_taps"] += 1
             case "BankAccountLinked":
                 row["linked_bank_account"] = True
+    for one in sorted(profiles or {}, key=str.encode, reverse=True):
+        # Those that come later take precedence, and the person's own the most.
+        person = resolved.get(one, one)
+        if person in rows and (one == person or person not in (profiles or {})):
+            said = (profiles or {})[one]
+            rows[person] |= {name: said.get(name) for name in PROFILE_COLUMNS}
     return rows
 
 
@@ -239,4 +267,4 @@ def _nothing_counted() -> Row:
         "events_processed": 0,
         "first_event_at": 2**60,
         "last_event_at": 0,
-    }
+    } | dict.fromkeys(PROFILE_COLUMNS)

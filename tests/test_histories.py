@@ -57,6 +57,7 @@ DEVICES = ["d1", "d2", "d3", "d4", "d5", "d6", "d7", "null"]
 HASH_SECRET = "0123456789abcdef0123456789abcdef"
 
 Events = dict[Hashable, recount.Event]
+Profiles = dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -78,6 +79,10 @@ class History:
     """The events that were once removed."""
     pairs: set[tuple[str, str]] = field(default_factory=set)
     """The ids before and after that were delivered."""
+    served: Profiles = field(default_factory=dict)
+    """The profiles that Mixpanel has."""
+    profiles: Profiles = field(default_factory=dict)
+    """Those that are loaded."""
     counted: "Counted | None" = None
     """What the last transformation counted; None before the first."""
     did: Counter[str] = field(default_factory=Counter)
@@ -144,6 +149,22 @@ class History:
             events.append(copy)
         self.mixpanel.add(events)
         self.sent += events
+        for _ in range(choose.randrange(3)):
+            self._change_a_profile()
+
+    def _change_a_profile(self) -> None:
+        choose = self.random
+        one = choose.choice([*USERS, "eve", "nobody", *(f"$device:{name}" for name in DEVICES)])
+        if one in self.served and choose.random() < 0.3:
+            del self.served[one]
+            self.mixpanel.profiles.delete(one)
+            return
+        said = {
+            "income": choose.choice(["little", "much"]),
+            "total_deposit_count": choose.randrange(9),
+        }
+        self.served[one] = said
+        self.mixpanel.profiles.set({one: said})
 
     def _event(self, moment: datetime) -> recount.Event:
         choose = self.random
@@ -188,6 +209,10 @@ class History:
         assert summary.status == "ok", summary.error
         before, lines = len(self.loaded), delivered.lines
         self.loaded, self.pairs = delivered.everything, delivered.pairs
+        if "backfill" not in arguments:
+            self.profiles = {
+                one: said for one, said in self.served.items() if one not in self.forgotten
+            }
         assert summary.events_received == lines
         assert summary.events_new == len(self.loaded) - before
         assert summary.events_duplicate == lines - summary.events_new
@@ -364,7 +389,10 @@ class History:
         assert removal.events == len(gone)
         self.removed |= gone
         self.loaded = _without(gone, self.loaded)
-        self.counted = Counted(_without(gone, self.counted.events), self.counted.pairs)
+        # Who is touched has their profile worked out anew with what is left; others not.
+        self.counted = Counted(
+            _without(gone, self.counted.events), self.counted.pairs, self.counted.profiles
+        )
         self.did["events removed"] += len(gone)
         return f"removal of {len(gone)} events of {one}"
 
@@ -383,6 +411,7 @@ class History:
         self.removed |= gone
         self.loaded = _without(gone, self.loaded)
         self.pairs = {pair for pair in self.pairs if not theirs & set(pair)}
+        self.profiles = {one: said for one, said in self.profiles.items() if one not in theirs}
         self.counted = self._what_is_loaded()
         self.did["events forgotten"] += len(gone)
         return f"forget {theirs}"
@@ -463,21 +492,23 @@ class History:
         told = stored_pairs(self.warehouse)
         assert self.pairs <= told <= delivered.pairs
         self.loaded, self.pairs = found, told
+        self.profiles = stored_profiles(self.warehouse)
         if not self.warehouse.has_table("mixpanel", "subscribers"):
             return
         counts = subscribers(self.warehouse)
-        if counts != (self.counted or Counted({}, set())).subscribers():
+        if counts != (self.counted or Counted({}, set(), {})).subscribers():
             assert counts == self._what_is_loaded().subscribers()
             self.counted = self._what_is_loaded()
 
     def check(self) -> None:
         """Compare the warehouse with what it has to hold."""
         assert stored(self.warehouse) == self.loaded
+        assert stored_profiles(self.warehouse) == self.profiles
         if self.counted is not None:
             assert subscribers(self.warehouse) == self.counted.subscribers()
 
     def _what_is_loaded(self) -> "Counted":
-        return Counted(self.loaded, set(self.pairs))
+        return Counted(self.loaded, set(self.pairs), self.profiles)
 
     def check_full_refresh(self) -> None:
         """Compare incremental counts, counts made anew, and the recount."""
@@ -495,9 +526,10 @@ class Counted:
 
     events: Events
     pairs: set[tuple[str, str]]
+    profiles: Profiles
 
     def subscribers(self) -> dict[str, recount.Row]:
-        return recount.subscribers(self.events.values(), self.pairs)
+        return recount.subscribers(self.events.values(), self.pairs, self.profiles)
 
 
 @dataclass
@@ -532,6 +564,18 @@ def stored(warehouse: Warehouse) -> Events:
     return events
 
 
+def stored_profiles(warehouse: Warehouse) -> Profiles:
+    """The profiles that the last sweep found."""
+    if not warehouse.has_table("mixpanel_raw", "profiles"):
+        return {}
+    found = rows(
+        warehouse,
+        "select distinct_id, cast(properties as text) from mixpanel_raw.profiles "
+        "where not is_deleted",
+    )
+    return {one: json.loads(said) for one, said in found}
+
+
 def stored_pairs(warehouse: Warehouse) -> set[tuple[str, str]]:
     """The ids before and after that the completed loads told of."""
     if not warehouse.has_table("mixpanel_raw", "rekeyed_ids"):
@@ -555,6 +599,8 @@ def test_every_event_counts_once_after_any_history(
 ):
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "2")
     monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", HASH_SECRET)
+    monkeypatch.setenv("SOURCES__MIXPANEL__PROFILES", "true")
+    monkeypatch.setenv("SOURCES__MIXPANEL__PROFILES_EVERY_HOURS", "0")
     monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", "occurred_at")
     monkeypatch.setenv("SOURCES__MIXPANEL__ARRIVAL_DAYS", "60")
     if seed % 2:

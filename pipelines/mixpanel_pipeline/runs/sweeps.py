@@ -255,7 +255,8 @@ class Sweeper:
             "where finished_at is not null and coalesce(cohort_id, 0) = %s",
             [swept.cohort_id or 0],
         )
-        return begun is None or begun <= self._now - self._every
+        # One that a wrong clock dated in the future does not put off those to come.
+        return begun is None or not self._now - self._every < begun <= self._now
 
     def _new(self, session_id: str) -> Sweep:
         last_id, last_change = self._warehouse.rows(
