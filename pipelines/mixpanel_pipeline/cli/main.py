@@ -14,7 +14,7 @@ Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the 
 exit codes:
   0  done, or skipped because another sync is running; audit: equal, or healed
   1  failed, and nothing is lost: the message says what to do; audit: the counts differ
-  2  wrong usage or configuration, also when Mixpanel refuses it; audit: not possible
+  2  wrong usage or configuration, also when Mixpanel or PostgreSQL refuses it; audit: not possible
 """
 
 import argparse
