@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import date
 from typing import Any
 
@@ -10,7 +10,8 @@ from typing import Any
 def count_distinct(lines: Iterable[tuple[date, bytes]]) -> Counter[tuple[str, date]]:
     """How many events there are by name and day, copies counted once.
 
-    Copies have the same event, distinct_id, time and $insert_id; what has none is no copy.
+    Copies have the same event, distinct_id, time and $insert_id; what has none is no copy. An
+    event that an identity merge gave another distinct_id is the event that it was.
     https://docs.mixpanel.com/docs/tracking-methods/deduplication
     """
     seen = set()
@@ -23,7 +24,7 @@ def count_distinct(lines: Iterable[tuple[date, bytes]]) -> Counter[tuple[str, da
         if properties.get("$insert_id"):
             # As text: an id may be of any type of JSON.
             identity = json.dumps(
-                [event["event"], *map(properties.get, ("distinct_id", "time", "$insert_id"))]
+                [event["event"], _who(properties), properties["time"], properties["$insert_id"]]
             )
             if identity in seen:
                 continue
@@ -41,7 +42,7 @@ def older_copies(lines: Sequence[bytes]) -> list[int]:
         if event is None or not event["properties"].get("$insert_id"):
             continue
         identity = json.dumps(
-            [event["event"], *map(event["properties"].get, ("distinct_id", "$insert_id"))]
+            [event["event"], _who(event["properties"]), event["properties"]["$insert_id"]]
         )
         if identity in last:
             older.append(last[identity])
@@ -56,6 +57,10 @@ def events_of(lines: Sequence[bytes], distinct_ids: Set[str]) -> list[int]:
         for place, event in enumerate(map(_read_event, lines))
         if event and _is_one_of(event["properties"].get("distinct_id"), distinct_ids)
     ]
+
+
+def _who(properties: Mapping[str, Any]) -> Any:
+    return properties.get("$distinct_id_before_identity") or properties.get("distinct_id")
 
 
 def _is_one_of(distinct_id: Any, distinct_ids: Set[str]) -> bool:
