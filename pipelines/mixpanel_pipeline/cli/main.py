@@ -4,6 +4,8 @@
     python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
     python pipelines/run.py --full-refresh
     python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
+    python pipelines/run.py check               whether a sync would work
+    python pipelines/run.py status              how things stand
     python pipelines/run.py remove --where SQL  remove events, and count without them
     python pipelines/run.py forget ID…          all that is stored of people, for good
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
@@ -51,10 +53,10 @@ EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] in (["dbt"], ["forget"], ["remove"]):
+    if arguments[:1] in (["check"], ["dbt"], ["forget"], ["remove"], ["status"]):
         return _with_arguments_of_its_own(*arguments)
     parser = _parser()
-    for name in ("dbt", "forget", "remove"):
+    for name in ("check", "dbt", "forget", "remove", "status"):
         if name in arguments:
             parser.error(f"{name} comes first, with options of its own: run.py {name} --help")
     options = parser.parse_args(arguments)
@@ -118,18 +120,22 @@ def _find_settings() -> None:
 
 def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     _find_settings()
+    from mixpanel_pipeline.cli.check import check
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.forget import forget
     from mixpanel_pipeline.cli.remove import remove
+    from mixpanel_pipeline.cli.status import status
     from mixpanel_pipeline.settings import check_settings
     from mixpanel_pipeline.source.errors import ConfigurationError
 
     # dbt deals with signals itself, and a removal is one transaction.
     interruption.unblock()
     Logs()
+    commands = {"dbt": run_dbt, "forget": forget, "remove": remove, "status": status}
     try:
+        if command == "check":
+            return check(arguments)
         check_settings()
-        commands = {"dbt": run_dbt, "forget": forget, "remove": remove}
         return commands[command](arguments)
     except KeyboardInterrupt:
         logger.error("Interrupted. Nothing was changed.")
@@ -290,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["audit", "dbt", "demo", "forget", "remove"],
+        choices=["audit", "check", "dbt", "demo", "forget", "remove", "status"],
         help="audit: compare what is loaded with Mixpanel's own counts; "
         "dbt: what follows is dbt's, like `dbt test`; forget and remove: see `remove --help`; "
         "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",

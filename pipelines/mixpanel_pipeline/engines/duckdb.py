@@ -9,9 +9,9 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import dlt
 import pyarrow as pa
@@ -68,6 +68,7 @@ class DuckDB(Warehouse):
     # A query of an analyst ends within it; who waits longer should be told by whom it is held.
     lock_wait_seconds: float = 60
     schemas: Schemas = field(default_factory=Schemas)
+    is_read_only: bool = False
     _gave_up: bool = field(default=False, init=False, repr=False, compare=False)
 
     name = "duckdb"
@@ -114,7 +115,7 @@ class DuckDB(Warehouse):
         is_told = False
         while True:
             try:
-                connection = duckdb.connect(self.path)
+                connection = duckdb.connect(self.path, read_only=self.is_read_only)
             except duckdb.IOException as error:
                 found = _HOLDER.search(str(error))
                 if found is None:
@@ -149,14 +150,54 @@ class DuckDB(Warehouse):
             # Row groups that are only partly filled are written anew now.
             connection.execute(f"set memory_limit = '{KEYS_MEMORY}'")
 
+    def check(self) -> None:
+        folder = next(parent for parent in self.path.parents if parent.exists())
+        for path in (folder, self.path):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise ConfigurationError(
+                    f"destination.duckdb.credentials: {path} cannot be written. The DuckDB file "
+                    "has to be one that this user may write, and so has its folder."
+                )
+        reader = self.for_reading()
+        if reader is not None:
+            with reader.kept_open():
+                reader.check_schemas()
+
+    @property
+    def _lock_file(self) -> Path:
+        is_default = self.raw == Schemas.dataset_name
+        return self.path.with_name(
+            f"{self.path.name}.lock" if is_default else f"{self.path.name}.{self.raw}.lock"
+        )
+
+    def holder(self) -> str | None:
+        try:
+            with self._lock_file.open(encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return file.read().strip() or "its process is new"
+        except FileNotFoundError:
+            pass
+        return None
+
+    def for_reading(self) -> "DuckDB | None":
+        return replace(self, is_read_only=True) if self._is_whole() else None
+
+    def estimated_rows(self, schema: str) -> dict[str, int]:
+        return dict(
+            self.rows(
+                "select table_name, estimated_size from duckdb_tables() where schema_name = %s",
+                [schema],
+            )
+        )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
-        is_default = self.raw == Schemas.dataset_name
-        name = f"{self.path.name}.lock" if is_default else f"{self.path.name}.{self.raw}.lock"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            opened = self.path.with_name(name).open("a+", encoding="utf-8")
+            opened = self._lock_file.open("a+", encoding="utf-8")
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
                 raise
@@ -165,11 +206,9 @@ class DuckDB(Warehouse):
                 f"{error.strerror}. The DuckDB file has to be in a folder that this user may write."
             ) from error
         with opened as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(file):
                 file.seek(0)
-                raise AnotherSyncIsRunning(file.read().strip() or "its process is new") from None
+                raise AnotherSyncIsRunning(file.read().strip() or "its process is new")
             self._make_whole()
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}, since {utc_now()}")
@@ -226,6 +265,19 @@ class DuckDB(Warehouse):
 
     def property_text(self, name: str) -> str:
         return f"json_extract_string(properties, '/{name}')"
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock; `holder` may have it for an instant."""
+    for pause in (0.05, 0.1, None):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if pause is not None:
+                time.sleep(pause)
+        else:
+            return True
+    return False
 
 
 def configured_path() -> Path:

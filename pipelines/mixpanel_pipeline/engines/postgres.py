@@ -165,9 +165,51 @@ class Postgres(Warehouse):
         else:
             self._copying.append(connection)
 
+    def check(self) -> None:
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            connection.autocommit = True
+            check_server(connection, self.connect, self.location)
+            check_rights_to_load(cursor, self.schemas)
+            check_rights_to_transform(cursor, self.schemas)
+        self.check_schemas()
+
+    @property
+    def _lock_key(self) -> str:
+        return f"hashtext('sync of {self.raw}')"
+
+    def holder(self) -> str | None:
+        with self.connected() as connection, closing(connection.cursor()) as cursor:
+            return self._holder(cursor)
+
+    def _holder(self, cursor: Any) -> str | None:
+        cursor.execute(
+            "select application_name || ', since ' || "
+            "to_char(backend_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC') "
+            "from pg_stat_activity where pid in (select pid from pg_locks "
+            "where locktype = 'advisory' and granted and database = "
+            "(select oid from pg_database where datname = current_database()) "
+            f"and objid = ({self._lock_key}::bigint & 4294967295)::oid)"
+        )
+        found = cursor.fetchone()
+        return None if found is None else str(found[0])
+
+    def for_reading(self) -> "Postgres | None":
+        return self
+
+    def estimated_rows(self, schema: str) -> dict[str, int]:
+        # -1 until the table was first analysed.
+        return dict(
+            self.rows(
+                "select relname, greatest(reltuples, 0)::bigint from pg_class "
+                "where relnamespace = (select oid from pg_namespace where nspname = %s) "
+                "and relkind = 'r'",
+                [schema],
+            )
+        )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        key = f"hashtext('sync of {self.raw}')"
+        key = self._lock_key
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             # An open transaction would keep vacuum from cleaning up for as long as the sync runs.
             connection.autocommit = True
@@ -180,16 +222,7 @@ class Postgres(Warehouse):
             cursor.execute("set idle_session_timeout = 0")
             cursor.execute(f"select pg_try_advisory_lock({key})")
             if not cursor.fetchone()[0]:
-                cursor.execute(
-                    "select application_name || ', since ' || "
-                    "to_char(backend_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC') "
-                    "from pg_stat_activity where pid in (select pid from pg_locks "
-                    "where locktype = 'advisory' and granted and database = "
-                    "(select oid from pg_database where datname = current_database()) "
-                    f"and objid = ({key}::bigint & 4294967295)::oid)"
-                )
-                holder = cursor.fetchone()
-                raise AnotherSyncIsRunning(holder[0] if holder else "it has just ended")
+                raise AnotherSyncIsRunning(self._holder(cursor) or "it has just ended")
             # Closing the connection would do, but the server may take a moment to see it.
             unlock = f"select pg_advisory_unlock({key})"
             try:

@@ -31,13 +31,19 @@ from mixpanel_pipeline.source.errors import ConfigurationError
 _MINIMUM_VERSION = 15
 _RAW_TABLES = [
     "built",
+    "cohort_members",
+    "cohorts",
     "dataset",
     "events",
     "forgotten",
     "loads_begun",
+    "profile_history",
+    "profiles",
     "rejected_lines",
     "rekeyed_ids",
     "suppressed_ids",
+    "sweeps",
+    "swept_ids",
     "sync_lock",
     "sync_runs",
 ]
@@ -412,4 +418,6 @@ def check_rights_to_transform(cursor: Any, schemas: Schemas) -> None:
     """`check_rights` of the models."""
     models = [path.stem for path in (DBT_PROJECT / "models").rglob("*.sql")]
     marts = schemas.mart_schema
-    check_rights(cursor, [marts], {marts: [*models, "counted_loads", "identity_changes"]})
+    check_rights(
+        cursor, [marts], {marts: [*models, "counted_loads", "counted_profiles", "identity_changes"]}
+    )

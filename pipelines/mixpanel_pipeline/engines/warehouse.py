@@ -82,6 +82,27 @@ class Warehouse(ABC):
         """
 
     @abstractmethod
+    def check(self) -> None:
+        """Make sure that a sync can be right here and has its rights; nothing is written.
+
+        Raises:
+            ConfigurationError: Not so; the message says what to do.
+            SyncError: Nobody can say now.
+        """
+
+    @abstractmethod
+    def holder(self) -> str | None:
+        """Who holds the lock, as people are told; None when nobody does."""
+
+    @abstractmethod
+    def for_reading(self) -> "Warehouse | None":
+        """The same for who only reads, and gets in nobody's way; None when there is nothing yet."""
+
+    @abstractmethod
+    def estimated_rows(self, schema: str) -> dict[str, int]:
+        """About how many rows the tables of a schema have, as the database knows anyway."""
+
+    @abstractmethod
     def check_rights_to_transform(self) -> None:
         """Make sure that the models can be built.
 

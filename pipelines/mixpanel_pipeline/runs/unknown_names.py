@@ -77,13 +77,14 @@ def tell_unknown(client: MixpanelClient, absent: Sequence[str]) -> bool:
             "Mixpanel has had no event of these names for 31 days, and none is loaded: %s%s. What "
             "counts them is 0: check `events` in [sources.mixpanel] and the metrics in "
             "dbt_project.yml.",
-            ", ".join(_with_nearest(name, known) for name in unknown[:_MOST_TOLD]),
+            ", ".join(with_nearest(name, known) for name in unknown[:_MOST_TOLD]),
             more,
         )
     return True
 
 
-def _with_nearest(name: str, known: Sequence[str]) -> str:
+def with_nearest(name: str, known: Sequence[str]) -> str:
+    """A name in quotes, with the nearest of those that are known."""
     # Names that differ in case only are different events, and the nearest there can be.
     by_lower = {other.lower(): other for other in known}
     nearest = [by_lower[lower] for lower in get_close_matches(name.lower(), by_lower, 3)]

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
@@ -221,6 +221,26 @@ class MixpanelClient:
         if not isinstance(names, list):
             raise ExportError("Mixpanel's list of event names has a form that is not known.")
         return [str(name) for name in names]
+
+    def try_export(self, day: date) -> datetime | None:
+        """Ask for an event that nobody sends: who may export it may export all.
+
+        Returns:
+            Mixpanel's clock; None if the answer does not tell.
+
+        Raises:
+            AccessRefused: Mixpanel refused the credentials or the project.
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        days = {"from_date": str(day), "to_date": str(day)}
+        parameters = {**days, "event": json.dumps(["$mixpanel_pipeline_check"])}
+
+        def ask() -> datetime | None:
+            with self._exported(parameters) as (response, _):
+                told = response.headers.get("Date")
+            return email.utils.parsedate_to_datetime(told) if told else None
+
+        return self._repeated("a day without events", ask, patient=False)
 
     def query_page(self, path: str, form: Mapping[str, str]) -> bytes:
         """One page of a Query API that takes a form, as it came.

@@ -1,0 +1,53 @@
+"""`run.py check`: whether a sync would work.
+
+    python pipelines/run.py check
+
+Settings, declaration, database with its rights, credentials, project, region, clock, plan and event
+names, a line each: ok, a warning, or an error with what to do. Nothing is loaded.
+
+exit codes:
+  0  a sync would work, warnings or not
+  1  it would not
+  2  wrong usage
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from mixpanel_pipeline.cli.change import parsed
+from mixpanel_pipeline.cli.logs import add_options
+
+_STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Check what the arguments say; returns the exit code."""
+    usage, _, description = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        prog="python pipelines/run.py check",
+        description=usage,
+        epilog=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--destination", choices=["duckdb", "postgres"])
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    add_options(parser)
+    options = parsed(parser, arguments)
+
+    from mixpanel_pipeline.runs.check import check as checked
+
+    found = checked(options.destination, datetime.now(UTC))
+    if options.json:
+        print(found.as_json())
+    else:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console()
+        width = max(len(line.what) for line in found.lines)
+        for line in found.lines:
+            text = Text(f"{line.result:8}", style=_STYLES[line.result])
+            console.print(text.append(f"{line.what:{width}}  {line.told}", style="default"))
+    return 0 if found.is_ok else 1
