@@ -73,7 +73,8 @@ def received(event: Mapping[str, Any], now_ms: int, *, is_import: bool) -> dict[
     properties = dict(event["properties"])
     properties.pop("token", None)
     time = properties.get("time")
-    if time is None and not is_import:
+    # The SDKs send merges without a time.
+    if time is None and (not is_import or event["event"] == "$merge"):
         time = now_ms
     if isinstance(time, bool) or not isinstance(time, int | float):
         raise InvalidBody("properties.time, missing or invalid")

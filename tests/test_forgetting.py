@@ -98,6 +98,22 @@ def test_without_the_secret_nobody_is_forgotten_and_nothing_synced(
     assert len(mixpanel.requests) == requests
 
 
+def test_a_number_in_a_line_that_is_no_event_is_an_id_too(mixpanel, warehouse, run_sync, known):
+    lines = [
+        b'{"who": 4711, "what": 1}',
+        b'{"who": 14711}',
+        b'{"who": [1,4711]}',
+        b'{"who":4711.5}',
+    ]
+    day = (NOW - timedelta(days=1)).date()
+    mixpanel.add_lines(day, lines, "$ae_session")
+    run_sync(backfill=Window(day, day), skip_transform=True)
+    assert forget(warehouse, ["4711"], SECRET).rejected_lines == 2
+    run_sync(backfill=Window(day, day), skip_transform=True)
+    left = rows(warehouse, "select line from mixpanel_raw.rejected_lines order by line")
+    assert left == [('{"who": "ada"}',), ('{"who": 14711}',), ('{"who":4711.5}',)]
+
+
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
 def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsys):
     ids = tmp_path / "ids.txt"

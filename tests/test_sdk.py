@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import mixpanel as mixpanel_sdk
+import pytest
 from mixpanel import Consumer, Mixpanel
 
 from local_mixpanel import LocalMixpanel
@@ -43,3 +45,27 @@ def test_events_that_the_official_sdk_sends_are_counted(mixpanel, warehouse, mon
         warehouse, "select count(*) from mixpanel_raw.events where processed_at is not null"
     )
     assert processed == 3
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_ids_that_the_official_sdk_joins_are_one_subscriber(mixpanel, warehouse, monkeypatch):
+    with LocalMixpanel() as server:
+        monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        consumer = Consumer(
+            events_url=f"{server.url}/track",
+            import_url=f"{server.url}/import",
+            verify_cert=False,
+        )
+        sdk = Mixpanel("t0ken", consumer=consumer)
+        for who in ("visitor-1", "ada", "ada@example.com", "bob"):
+            sdk.track(who, "Viewed Creator Profile")
+        # For this the SDK makes a consumer of its own.
+        monkeypatch.setattr(mixpanel_sdk, "Consumer", lambda: consumer)
+        sdk.alias("ada", "visitor-1")
+        sdk.merge("", "ada", "ada@example.com", api_secret=server.project_secret)
+        summary = sync(warehouse, load_configuration(), now=datetime.now(UTC))
+    assert summary.error is None
+    views = {
+        who: row["regular_creator_profile_views"] for who, row in subscribers(warehouse).items()
+    }
+    assert views == {"ada": 3, "bob": 1}

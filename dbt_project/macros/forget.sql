@@ -12,7 +12,15 @@
     {%- set is_theirs = is_about_forgotten() -%}
     {%- set mentions_them -%}
         exists (
-            select 1 from forgotten_ids as forgotten where position('"' || forgotten.id || '"' in line) > 0
+            select 1
+            from forgotten_ids as forgotten
+            where
+                position('"' || forgotten.id || '"' in line) > 0
+                {#- A number is spelled without quotes. `~` is about all of a text in DuckDB, and about a part in PostgreSQL. #}
+                or (
+                    forgotten.id ~ '^-?[0-9][0-9.eE+-]*$'
+                    and line ~ ('(.|\n)*[:, \[]' || replace(replace(forgotten.id, '.', '[.]'), '+', '[+]') || '[],} ](.|\n)*')
+                )
         )
     {%- endset -%}
     {%- set found = run_query(

@@ -27,6 +27,7 @@ ID_PROPERTIES = (
 
 _DEVICE, _LIST = ID_PROPERTIES.index("$device_id"), ID_PROPERTIES.index("$distinct_ids")
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_NUMBER = re.compile(rb"(?<=[:,\[ ])-?[0-9][0-9.eE+-]*(?=[\],} ])")
 _NULL = msgspec.Raw(b"null")
 # An id comes again and again within an answer.
 _REMEMBERED = 100_000
@@ -72,8 +73,9 @@ class Suppression:
         return self._is_forgotten(one)
 
     def hides_line(self, line: bytes) -> bool:
-        """Whether a line that is no event has a text that is a forgotten id."""
-        return any(self._is_forgotten(_text(one)) for one in _TEXT.findall(line))
+        """Whether a line that is no event has a text or number that is a forgotten id."""
+        found = (*_TEXT.findall(line), *_NUMBER.findall(line))
+        return any(self._is_forgotten(_text(one)) for one in found)
 
 
 def _text(token: bytes) -> str:
