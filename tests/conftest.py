@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 from collections import Counter
@@ -42,6 +43,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
     monkeypatch.setenv("DBT_LOG_PATH", str(tmp_path / "dbt"))
     run_context.active().reload()
+    # The command sets it for its process, and tests call it in theirs.
+    logging.getLogger("mixpanel_pipeline").setLevel(logging.NOTSET)
 
 
 def point_at(server: LocalMixpanel, monkeypatch: pytest.MonkeyPatch) -> None:
