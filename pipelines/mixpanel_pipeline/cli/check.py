@@ -49,5 +49,7 @@ def check(arguments: Sequence[str]) -> int:
         width = max(len(line.what) for line in found.lines)
         for line in found.lines:
             text = Text(f"{line.result:8}", style=_STYLES[line.result])
-            console.print(text.append(f"{line.what:{width}}  {line.told}", style="default"))
+            console.print(
+                text.append(f"{line.what:{width}}  {line.told}", style="default"), soft_wrap=True
+            )
     return 0 if found.is_ok else 1

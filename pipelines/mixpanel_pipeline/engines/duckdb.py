@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # Whoever looks something up has the file open for less, and nobody notices the difference.
 _LOCK_RETRY_SECONDS = 0.25
+# Whoever asks how things stand is told so, rather than kept waiting.
+_READER_WAITS_SECONDS = 5.0
 # In what DuckDB says of a file that another process has open: its program, its id and its user.
 _HOLDER = re.compile(r"lock is held in (.*?PID \d+\)?(?: by user \S+?)?)\.(?:\s|$)")
 _LOAD_BYTES = 128_000_000
@@ -182,7 +184,10 @@ class DuckDB(Warehouse):
         return None
 
     def for_reading(self) -> "DuckDB | None":
-        return replace(self, is_read_only=True) if self._is_whole() else None
+        if not self._is_whole():
+            return None
+        wait = min(self.lock_wait_seconds, _READER_WAITS_SECONDS)
+        return replace(self, is_read_only=True, lock_wait_seconds=wait)
 
     def estimated_rows(self, schema: str) -> dict[str, int]:
         return dict(

@@ -72,6 +72,8 @@ def check(destination: str | None, now: datetime) -> Checked:
     """
     lines: list[Line] = []
     _checked(lines, "settings", check_settings)
+    if not lines:
+        _add(lines, "settings", "ok", "all are known")
     declared = _checked(lines, "declaration", metrics)
     if declared is not None:
         _add(lines, "declaration", "ok", f"{len(declared)} metrics")

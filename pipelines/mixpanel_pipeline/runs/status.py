@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
@@ -134,12 +134,12 @@ class Status:
         for name, value in {
             self.destination: self.location,
             "running": self.running or "nothing",
-            "last success": self.last_success_at,
-            "watermark": self.watermark,
+            "last success": _told(self.last_success_at),
+            "watermark": _told(self.watermark),
             "late events, last week": late,
             "days missing": self.days_missing or None,
-            "last audit": self.last_audit_at and f"{self.last_audit}, {self.last_audit_at}",
-            "profiles swept": self.profiles_swept_at,
+            "last audit": self.last_audit_at and f"{self.last_audit}, {_told(self.last_audit_at)}",
+            "profiles swept": _told(self.profiles_swept_at),
             "rows, about": ", ".join(f"{name} {number:,}" for name, number in self.rows.items()),
             "events a day": days,
             "versions": ", ".join(f"{name} {number}" for name, number in self.versions.items()),
@@ -278,6 +278,10 @@ def _judge(found: Status, now: datetime, max_age: timedelta) -> None:
 
 def _column(warehouse: Warehouse, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
     return [one for (one,) in warehouse.rows(query, parameters)]
+
+
+def _told(instant: datetime | None) -> str | None:
+    return None if instant is None else f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _seconds(instant: datetime | None) -> float:
