@@ -4,6 +4,7 @@ import json
 from datetime import timedelta
 
 import pytest
+import yaml
 from mixpanel import Consumer, Mixpanel
 
 from local_mixpanel import LocalMixpanel
@@ -176,6 +177,25 @@ def test_columns_are_of_the_persons_profile(people, warehouse):
     built = subscribers(warehouse)
     load(warehouse, NOW + DAY, skip_transform=False, full_refresh=True)
     assert subscribers(warehouse) == built
+
+
+def test_columns_follow_the_declaration(people, warehouse, dbt_project):
+    people.add([session("bob")])
+    said = {"income": "much", "total_deposit_count": "many", "$email": "bob@example.com"}
+    people.profiles.set({"bob": said})
+    assert load(warehouse, skip_transform=False).error is None
+    assert subscribers(warehouse)["bob"]["total_deposit_count"] is None
+    path = dbt_project / "dbt_project.yml"
+    declared = yaml.safe_load(path.read_bytes())
+    declared["vars"]["profile_columns"] = {
+        "total_deposit_count": {"type": "text"},
+        "email": {"property": "$email"},
+    }
+    path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
+    assert load(warehouse, skip_transform=False).error is None
+    row = subscribers(warehouse)["bob"]
+    assert (row["total_deposit_count"], row["email"]) == ("many", "bob@example.com")
+    assert "income" not in row
 
 
 def test_a_forgotten_persons_profile_does_not_come_back(people, warehouse):
