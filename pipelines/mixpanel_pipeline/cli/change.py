@@ -1,4 +1,4 @@
-"""What `run.py remove` and `run.py forget` have in common: options, and how it went."""
+"""What commands with options of their own have in common, and those that change something."""
 
 import argparse
 import logging
@@ -18,7 +18,7 @@ class Change(Protocol):
 
 
 def parser_of(command: str, documentation: str) -> argparse.ArgumentParser:
-    """A parser with the options that both have.
+    """A parser with the options that all commands of their own have.
 
     Args:
         command: The command's name.
@@ -32,10 +32,16 @@ def parser_of(command: str, documentation: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say how much there is")
     parser.add_argument("--destination", choices=["duckdb", "postgres"])
     parser.add_argument("--json", action="store_true", help="print the outcome as a JSON object")
     add_options(parser)
+    return parser
+
+
+def parser_of_change(command: str, documentation: str) -> argparse.ArgumentParser:
+    """`parser_of`, for what changes something."""
+    parser = parser_of(command, documentation)
+    parser.add_argument("--dry-run", action="store_true", help="only say how much there is")
     return parser
 
 

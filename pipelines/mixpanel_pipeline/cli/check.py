@@ -11,29 +11,17 @@ exit codes:
   2  wrong usage
 """
 
-import argparse
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mixpanel_pipeline.cli.change import parsed
-from mixpanel_pipeline.cli.logs import add_options
+from mixpanel_pipeline.cli.change import parsed, parser_of
 
 _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 def check(arguments: Sequence[str]) -> int:
     """Check what the arguments say; returns the exit code."""
-    usage, _, description = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python pipelines/run.py check",
-        description=usage,
-        epilog=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--destination", choices=["duckdb", "postgres"])
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
-    add_options(parser)
+    parser = parser_of("check", __doc__ or "")
     options = parsed(parser, arguments)
 
     from mixpanel_pipeline.runs.check import check as checked

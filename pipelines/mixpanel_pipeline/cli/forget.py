@@ -12,7 +12,7 @@ again by hashes keyed with sources.mixpanel.hash_secret, which every sync needs 
 from collections.abc import Sequence
 from pathlib import Path
 
-from mixpanel_pipeline.cli.change import carried_out, parsed, parser_of
+from mixpanel_pipeline.cli.change import carried_out, parsed, parser_of_change
 
 
 def forget(arguments: Sequence[str]) -> int:
@@ -21,7 +21,7 @@ def forget(arguments: Sequence[str]) -> int:
     Raises:
         ConfigurationError: The connection or the secret is not configured.
     """
-    parser = parser_of("forget", __doc__ or "")
+    parser = parser_of_change("forget", __doc__ or "")
     parser.add_argument("ids", nargs="*", metavar="ID", help="any id of the person")
     parser.add_argument("--file", type=Path, help="a file of ids, one a line")
     options = parsed(parser, arguments)

@@ -10,7 +10,7 @@ its days: delete it there first.
 
 from collections.abc import Sequence
 
-from mixpanel_pipeline.cli.change import carried_out, parsed, parser_of
+from mixpanel_pipeline.cli.change import carried_out, parsed, parser_of_change
 
 
 def remove(arguments: Sequence[str]) -> int:
@@ -19,7 +19,7 @@ def remove(arguments: Sequence[str]) -> int:
     Raises:
         ConfigurationError: The connection is not configured.
     """
-    parser = parser_of("remove", __doc__ or "")
+    parser = parser_of_change("remove", __doc__ or "")
     parser.add_argument("--where", required=True, metavar="SQL", help="which events")
     options = parsed(parser, arguments)
 

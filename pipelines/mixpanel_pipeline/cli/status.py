@@ -13,14 +13,12 @@ exit codes:
   2  wrong usage or configuration
 """
 
-import argparse
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mixpanel_pipeline.cli.change import parsed
-from mixpanel_pipeline.cli.logs import add_options
+from mixpanel_pipeline.cli.change import parsed, parser_of
 
 # As `dbt source freshness` does by default.
 _MAX_AGE_HOURS = 24.0
@@ -32,16 +30,7 @@ def status(arguments: Sequence[str]) -> int:
     Raises:
         ConfigurationError: The connection is not configured, or the file cannot be written.
     """
-    usage, _, description = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python pipelines/run.py status",
-        description=usage,
-        epilog=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--destination", choices=["duckdb", "postgres"])
-    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    parser = parser_of("status", __doc__ or "")
     parser.add_argument(
         "--prometheus",
         type=Path,
@@ -55,7 +44,6 @@ def status(arguments: Sequence[str]) -> int:
         metavar="N",
         help="how long ago the last success may be (default 24)",
     )
-    add_options(parser)
     options = parsed(parser, arguments)
 
     from mixpanel_pipeline.engines import open_warehouse
