@@ -48,15 +48,17 @@ logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+# Commands with options of their own.
+_OF_THEIR_OWN = ("check", "dbt", "forget", "remove", "status")
 EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
 def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] in (["check"], ["dbt"], ["forget"], ["remove"], ["status"]):
+    if arguments and arguments[0] in _OF_THEIR_OWN:
         return _with_arguments_of_its_own(*arguments)
     parser = _parser()
-    for name in ("check", "dbt", "forget", "remove", "status"):
+    for name in _OF_THEIR_OWN:
         if name in arguments:
             parser.error(f"{name} comes first, with options of its own: run.py {name} --help")
     options = parser.parse_args(arguments)
@@ -296,7 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "command",
         nargs="?",
-        choices=["audit", "check", "dbt", "demo", "forget", "remove", "status"],
+        choices=sorted(["audit", "demo", *_OF_THEIR_OWN]),
         help="audit: compare what is loaded with Mixpanel's own counts; "
         "dbt: what follows is dbt's, like `dbt test`; forget and remove: see `remove --help`; "
         "demo: sync twice from a local Mixpanel with made-up events, into demo.duckdb",

@@ -9,7 +9,12 @@ from typing import Any, Literal, TypeVar
 import duckdb
 import psycopg2
 
-from mixpanel_pipeline.declaration import identity_events, metrics, tracked_events
+from mixpanel_pipeline.declaration import (
+    IDENTITY_EVENTS,
+    identity_events,
+    metrics,
+    tracked_events,
+)
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs.sync_runs import SyncRuns
@@ -156,7 +161,7 @@ def _check_names(
         _add(lines, "plan", "warning", f"Not known: {_said(settings, error)}")
         return
     _add(lines, "plan", "ok", "has the Query API: audit and profiles are possible")
-    kinds = sorted(set(known) & {"$identify", "$create_alias", "$merge"})
+    kinds = sorted(set(known) & set(IDENTITY_EVENTS))
     told = f"events by the original ID merge: {', '.join(kinds)}" if kinds else "no event names it"
     _add(lines, "identities", "ok", told)
     try:

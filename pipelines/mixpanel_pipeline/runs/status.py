@@ -1,7 +1,6 @@
 """How things stand: what runs, what ran, what is loaded, and whether somebody has to look."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as version_of
@@ -11,6 +10,7 @@ from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.project import version
 from mixpanel_pipeline.runs.coverage import missing
+from mixpanel_pipeline.runs.sync_runs import SyncRuns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -208,16 +208,7 @@ def _read(warehouse: Warehouse, found: Status, now: datetime) -> None:
     )
     if audits:
         found.last_audit_at, found.last_audit = audits[0]
-    found.watermark = next(
-        iter(
-            _column(
-                warehouse,
-                f"select watermark_after from {runs} where watermark_after "
-                "is not null order by id desc limit 1",
-            )
-        ),
-        None,
-    )
+    found.watermark = SyncRuns(warehouse).last_watermark()
     if found.watermark is not None:
         found.lag_seconds = round((now - found.watermark).total_seconds(), 1)
     new, late = warehouse.rows(
@@ -247,12 +238,12 @@ def _read(warehouse: Warehouse, found: Status, now: datetime) -> None:
         found.profiles_swept_at = warehouse.value(
             f"select max(finished_at) from {raw}.sweeps where cohort_id is null"
         )
-    asked = _column(
-        warehouse,
-        f"select event_names from {runs} where event_names is not null order by id desc limit 1",
+    asked = warehouse.rows(
+        f"select event_names from {runs} where event_names is not null order by id desc limit 1"
     )
     if asked:
-        lacks = missing(warehouse, None if asked[0] == "all" else json.loads(asked[0]))
+        names = asked[0][0]
+        lacks = missing(warehouse, None if names == "all" else json.loads(names))
         if lacks is not None:
             found.days_missing, found.missing_since = lacks.days, str(lacks.since)
 
@@ -274,10 +265,6 @@ def _judge(found: Status, now: datetime, max_age: timedelta) -> None:
     if found.last_runs and (last is None or now - last > max_age):
         hours = max_age.total_seconds() / 3600
         found.problems.append(f"No run has succeeded in the last {hours:g} hours.")
-
-
-def _column(warehouse: Warehouse, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
-    return [one for (one,) in warehouse.rows(query, parameters)]
 
 
 def _told(instant: datetime | None) -> str | None:
