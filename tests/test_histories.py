@@ -578,7 +578,8 @@ def stored_profiles(warehouse: Warehouse) -> Profiles:
 
 def stored_pairs(warehouse: Warehouse) -> set[tuple[str, str]]:
     """The ids before and after that the completed loads told of."""
-    if not warehouse.has_table("mixpanel_raw", "rekeyed_ids"):
+    # It is made before dlt makes its own.
+    if not warehouse.has_table("mixpanel_raw", "_dlt_loads"):
         return set()
     found = rows(
         warehouse,

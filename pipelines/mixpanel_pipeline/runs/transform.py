@@ -64,9 +64,14 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
     with _environment(warehouse.environment_in(target)), contextlib.redirect_stdout(_Told()):
         # Importing dbt takes seconds, which a sync that only loads does not owe; what it says
         # before it has read its arguments goes to the stdout that it was imported with.
+        from dbt.adapters.base.impl import DEFAULT_BASE_BEHAVIOR_FLAGS
         from dbt.cli.main import dbtRunner
 
+        flags = list(DEFAULT_BASE_BEHAVIOR_FLAGS)
         result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *project])
+        # PostgreSQL's adapter adds its own to the list of all adapters, anew for each call, and
+        # looks through the stack for each: a process's hundredth sync would wait seconds for it.
+        DEFAULT_BASE_BEHAVIOR_FLAGS[:] = flags
     if warehouse.name == "duckdb":
         # dbt keeps the file, and its lock, until the process ends.
         from dbt.adapters.duckdb.connections import DuckDBConnectionManager
