@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos bench lint lock
+.PHONY: help setup demo test chaos bench lint lock wheel
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
@@ -10,6 +10,7 @@ help:
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
+	@echo "make wheel  the installable package, in dist/"
 	@echo "make setup  .venv with everything pinned; the others do it when it is due"
 	@echo "make lock   newer versions into the lock files"
 
@@ -45,6 +46,9 @@ lint: setup
 	@# In memory: the templater asks for a database, though nothing is read from it.
 	DESTINATION_TYPE=duckdb DESTINATION__DUCKDB__CREDENTIALS=:memory: \
 		.venv/bin/sqlfluff lint --config dbt_project/.sqlfluff dbt_project/models dbt_project/tests
+
+wheel: setup
+	.venv/bin/python -m hatchling build --directory dist
 
 # The tools' versions decide: what runs in production is what is tested.
 lock: setup

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from local_mixpanel import LocalMixpanel, traffic
+from mixpanel_pipeline import project
 from mixpanel_pipeline.declaration import identity_events, metrics, tracked_events
 from mixpanel_pipeline.engines import DuckDB
-from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source.configuration import load_configuration
 
@@ -43,7 +43,9 @@ def demo() -> int:
         The exit code: 0 when they are equal, 1 when not or when a sync failed.
     """
     console = Console()
-    warehouse = DuckDB(ROOT / "demo.duckdb")
+    # What happens here is counted by the metrics that come with this project.
+    project.use_dbt_project(project.DBT_PACKAGE)
+    warehouse = DuckDB(project.folder() / "demo.duckdb")
     warehouse.path.unlink(missing_ok=True)
     now = datetime.now(UTC)
     with LocalMixpanel() as server:

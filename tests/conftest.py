@@ -14,7 +14,6 @@ from dlt.common.runtime import run_context
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline import declaration, project
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
-from mixpanel_pipeline.runs import transform
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.summary import Summary
 from mixpanel_pipeline.source import budget
@@ -117,9 +116,9 @@ def dbt_project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pat
     """A copy of the dbt project that syncs in this process use, to be changed."""
     copy = tmp_path / "dbt_project"
     ignored = shutil.ignore_patterns("target", "logs")
-    shutil.copytree(project.DBT_PROJECT, copy, ignore=ignored)
-    monkeypatch.setattr(project, "DBT_PROJECT", copy)
-    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
+    shutil.copytree(project.DBT_PACKAGE, copy, ignore=ignored)
+    monkeypatch.setattr(project, "DBT_PACKAGE", copy)
+    monkeypatch.setattr(project, "_dbt_project", copy)
     monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
     declaration.declared.cache_clear()
     yield copy

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from local_mixpanel import LocalMixpanel, traffic
-from mixpanel_pipeline import project
 from mixpanel_pipeline.runs import built, run
 from mixpanel_pipeline.runs.built import to_build
 from mixpanel_pipeline.runs.pipeline import sync
@@ -143,7 +142,7 @@ def test_what_was_touched_by_hand_is_not_taken_for_built(warehouse, synced, monk
 
 
 def test_another_project_or_another_dbt_builds_again(
-    run_sync, builds, synced, monkeypatch, tmp_path
+    run_sync, builds, synced, monkeypatch, dbt_project
 ):
     monkeypatch.setenv("DBT_SOMETHING", "else")
     assert run_sync().status == "ok"
@@ -151,17 +150,14 @@ def test_another_project_or_another_dbt_builds_again(
     monkeypatch.setattr(built, "version", lambda package: "another")
     assert run_sync().status == "ok"
     assert len(builds) == 2
-    changed = tmp_path / "another" / "changed.sql"
-    changed.parent.mkdir()
-    changed.write_text("select 1", encoding="utf-8")
-    monkeypatch.setattr(project, "DBT_PROJECT", changed.parent)
     assert run_sync().status == "ok"
-    assert len(builds) == 3
-    assert run_sync().status == "ok"
-    assert len(builds) == 3
-    changed.write_text("select 2", encoding="utf-8")
-    assert run_sync().status == "ok"
-    assert len(builds) == 4
+    assert len(builds) == 2
+    changed = dbt_project / "macros" / "changed.sql"
+    for text in ("{# one #}", "{# another #}"):
+        changed.write_text(text, encoding="utf-8")
+        before = len(builds)
+        assert run_sync().status == "ok"
+        assert len(builds) == before + 1
 
 
 def test_a_sync_with_nothing_new_does_not_import_dbt(warehouse, monkeypatch):

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from mixpanel_pipeline.project import DBT_PROJECT
+from mixpanel_pipeline.project import DBT_PACKAGE
 from mixpanel_pipeline.runs.transform import transform
 from tests.conftest import NOW
 from tests.warehouses import rows
@@ -76,7 +76,7 @@ def dbt(warehouse, *arguments):
     from dbt.artifacts.schemas.results import ExecutionResult
     from dbt.cli.main import dbtRunner
 
-    project = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
+    project = ["--project-dir", str(DBT_PACKAGE), "--profiles-dir", str(DBT_PACKAGE)]
     done = dbtRunner().invoke(
         ["--quiet", "--log-level-file", "none", *arguments, *project, "--target", warehouse.name]
     )

@@ -185,7 +185,7 @@ def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp
     run_sync(skip_transform=True)
     both = [
         subprocess.Popen(
-            [sys.executable, Path(project.ROOT, "pipelines/run.py"), "dbt", "run", *arguments],
+            [sys.executable, Path(project.folder(), "pipelines/run.py"), "dbt", "run", *arguments],
             env=os.environ | {"DBT_TARGET_PATH": str(tmp_path / f"target{number}")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mixpanel_pipeline.cli.logs import Logs
-from mixpanel_pipeline.project import ROOT, version
+from mixpanel_pipeline.project import folder, version
 from tests.lines import parsed
 
 LOGGER = logging.getLogger("mixpanel_pipeline.test")
@@ -114,7 +114,7 @@ def test_the_version_is_that_of_the_wheel_where_there_is_no_checkout(tmp_path):
     site = tmp_path / "vendored"
     package = site / "mixpanel_pipeline"
     package.mkdir(parents=True)
-    source = ROOT / "pipelines" / "mixpanel_pipeline" / "project.py"
+    source = folder() / "pipelines" / "mixpanel_pipeline" / "project.py"
     (package / "project.py").write_bytes(source.read_bytes())
     metadata = site / "mixpanel_pipeline-9.8.7.dist-info" / "METADATA"
     metadata.parent.mkdir()
@@ -130,5 +130,5 @@ def test_the_version_is_that_of_the_wheel_where_there_is_no_checkout(tmp_path):
 
 
 def test_the_command_tells_its_version():
-    command = [sys.executable, str(ROOT / "pipelines" / "run.py"), "--version"]
+    command = [sys.executable, str(folder() / "pipelines" / "run.py"), "--version"]
     assert subprocess.check_output(command, text=True) == f"mixpanel-pipeline {version()}\n"

@@ -215,8 +215,8 @@ def test_the_projects_own_tests_are_of_no_metric(
         "--target",
         warehouse.name,
     ]
-    arguments += ["--project-dir", str(project.DBT_PROJECT)]
-    arguments += ["--profiles-dir", str(project.DBT_PROJECT)]
+    arguments += ["--project-dir", str(project.DBT_PACKAGE)]
+    arguments += ["--profiles-dir", str(project.DBT_PACKAGE)]
     for name, value in warehouse.environment.items():
         monkeypatch.setenv(name, value)
     result = dbtRunner().invoke(arguments)
@@ -232,11 +232,11 @@ def checkout(tmp_path):
     """A copy of what a sync needs, whose metrics may be changed for a process of its own."""
     for name in ("pipelines", "dbt_project"):
         shutil.copytree(
-            project.ROOT / name,
+            project.folder() / name,
             tmp_path / "checkout" / name,
             ignore=shutil.ignore_patterns("target", "logs", "__pycache__"),
         )
-    shutil.copy(project.ROOT / "pyproject.toml", tmp_path / "checkout")
+    shutil.copy(project.folder() / "pyproject.toml", tmp_path / "checkout")
     return tmp_path / "checkout"
 
 

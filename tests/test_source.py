@@ -1,16 +1,21 @@
 """The source alone, in pipelines and destinations that know nothing of this project."""
 
+import subprocess
+import sys
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dlt
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from local_mixpanel import Fault, LocalMixpanel
 from mixpanel_pipeline import mixpanel_source
+from mixpanel_pipeline.project import folder
 from mixpanel_pipeline.source.errors import ConfigurationError
 from tests.conftest import point_at
 
@@ -160,3 +165,41 @@ def test_settings_are_checked_when_the_source_is_made(server):
         mixpanel_source(region="moon")
     with pytest.raises(ConfigurationError, match="go together"):
         mixpanel_source(from_date=datetime.now(UTC).date())
+
+
+def test_dlt_init_gives_the_source(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    # Only what it sets itself is there to configure it by.
+    for name in ("PROJECT_ID", "SERVICE_ACCOUNT_USERNAME", "SERVICE_ACCOUNT_SECRET"):
+        monkeypatch.delenv(f"SOURCES__MIXPANEL__{name}")
+    monkeypatch.delenv("DLT_PROJECT_DIR")
+    monkeypatch.setenv("PYTHONPATH", str(folder() / "pipelines"))
+    server.add(
+        [
+            {
+                "event": "A",
+                "properties": {"time": int(datetime.now(UTC).timestamp()), "distinct_id": "u"},
+            }
+        ]
+    )
+    project = tmp_path / "initialised"
+    project.mkdir()
+
+    def run(*command):
+        subprocess.run(command, cwd=project, check=True, stdout=subprocess.DEVNULL, input=b"")
+
+    dlt_init = [Path(sys.executable).with_name("dlt"), "init", "mixpanel_export", "duckdb"]
+    run(*dlt_init, "--location", folder())
+    settings = project / ".dlt"
+    (settings / "config.toml").write_text(
+        f'[sources.mixpanel_export]\nproject_id = "{server.project_id}"\n', encoding="utf-8"
+    )
+    (settings / "secrets.toml").write_text(
+        f'[sources.mixpanel_export]\nservice_account_username = "{server.username}"\n'
+        f'service_account_secret = "{server.secret}"\n',
+        encoding="utf-8",
+    )
+    for _ in range(2):
+        run(sys.executable, "mixpanel_export_pipeline.py")
+    with duckdb.connect(project / "mixpanel_export.duckdb") as connection:
+        assert connection.sql("select distinct_id from mixpanel_raw.events").fetchall() == [("u",)]

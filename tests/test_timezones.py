@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from local_mixpanel import LocalMixpanel
+from mixpanel_pipeline import project
 from mixpanel_pipeline.events.wall_clock import instants, instants_by_python
-from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.runs.pipeline import audit
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
@@ -176,7 +176,8 @@ def test_a_system_without_time_zone_files_has_those_of_tzdata(clean_environment)
         "    except Exception as error:\n"
         "        print(type(error).__name__, error)\n"
     )
-    environment = {**os.environ, "PYTHONTZPATH": "", "PYTHONPATH": str(ROOT / "pipelines")}
+    pipelines = str(project.folder() / "pipelines")
+    environment = {**os.environ, "PYTHONTZPATH": "", "PYTHONPATH": pipelines}
     done = subprocess.run(
         [sys.executable, "-c", script],
         env=environment,

@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from mixpanel_pipeline import project
-from mixpanel_pipeline.runs import transform
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -56,8 +55,9 @@ def test_a_sync_writes_nothing_into_the_checkout(
     mixpanel, warehouse, run_sync, monkeypatch, tmp_path
 ):
     copy = tmp_path / "dbt_project"
-    shutil.copytree(project.DBT_PROJECT, copy, ignore=shutil.ignore_patterns("target", "logs"))
-    monkeypatch.setattr(transform, "DBT_PROJECT", copy)
+    shutil.copytree(project.DBT_PACKAGE, copy, ignore=shutil.ignore_patterns("target", "logs"))
+    monkeypatch.setattr(project, "DBT_PACKAGE", copy)
+    monkeypatch.setattr(project, "_dbt_project", copy)
     monkeypatch.delenv("DBT_TARGET_PATH")
     monkeypatch.delenv("DBT_LOG_PATH")
     before = set(copy.rglob("*"))

@@ -48,9 +48,9 @@
             {{ enter_claims(ledger, model_name, definition_hash, completed_loads(), anew=rebuild) }};
         {%- endif %}
         {%- if rebuild %}
-            {{ adapter.dispatch('read_all_events')(ledger) }}
+            {{ adapter.dispatch('read_all_events', 'mixpanel')(ledger) }}
         {%- else %}
-            {{ adapter.dispatch('look_loads_up')() }}
+            {{ adapter.dispatch('look_loads_up', 'mixpanel')() }}
         {%- endif %}
     {%- endif -%}
 {% endmacro %}
@@ -99,7 +99,7 @@
     {%- elif everything -%}
         {%- do run_query("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
     {%- endif -%}
-    {%- set plan = adapter.dispatch('read_all_events')(ledger) if everything else adapter.dispatch('look_loads_up')() -%}
+    {%- set plan = adapter.dispatch('read_all_events', 'mixpanel')(ledger) if everything else adapter.dispatch('look_loads_up', 'mixpanel')() -%}
     {%- if plan | trim -%}
         {%- do run_query(plan) -%}
     {%- endif -%}
@@ -149,7 +149,7 @@
 
 
 {% macro open_ledger(ledger) -%}
-    {{ adapter.dispatch('lock_creation')(ledger) }}
+    {{ adapter.dispatch('lock_creation', 'mixpanel')(ledger) }}
     create table if not exists {{ ledger }} (
         model text not null,
         load_id text not null,
@@ -158,13 +158,13 @@
         counted_at timestamp with time zone not null,
         primary key (model, load_id)
     );
-    {{ adapter.dispatch('lock_ledger')(ledger) }}
+    {{ adapter.dispatch('lock_ledger', 'mixpanel')(ledger) }}
 {%- endmacro %}
 
 
 {# When claims are entered; what waited for the ledger is later than what it waited for. #}
 {% macro claimed_at() -%}
-    {{ adapter.dispatch('claimed_at')() }}
+    {{ adapter.dispatch('claimed_at', 'mixpanel')() }}
 {%- endmacro %}
 
 

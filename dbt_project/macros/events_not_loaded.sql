@@ -64,11 +64,12 @@
 
 {# The command that is right: what is not loaded has to be, and what is loaded need not be again. #}
 {% macro how_to_count_anew(not_loaded) %}
+    {%- set command = env_var('MIXPANEL_PIPELINE_COMMAND', 'python pipelines/run.py') -%}
     {%- if not_loaded -%}
         {%- do return(
-            "Load them and count everything again with: python pipelines/run.py --full-refresh "
+            "Load them and count everything again with: " ~ command ~ " --full-refresh "
             ~ "(the setting `events`, if it is a list, has to name them)"
         ) -%}
     {%- endif -%}
-    {%- do return("Count everything again with: python pipelines/run.py --skip-load --full-refresh") -%}
+    {%- do return("Count everything again with: " ~ command ~ " --skip-load --full-refresh") -%}
 {% endmacro %}

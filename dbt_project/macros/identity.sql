@@ -314,7 +314,7 @@
 
 {# Texts compared by their bytes, whatever the database's collation. #}
 {% macro in_binary_order(text) -%}
-    {{ adapter.dispatch('in_binary_order')(text) }}
+    {{ adapter.dispatch('in_binary_order', 'mixpanel')(text) }}
 {%- endmacro %}
 
 

@@ -1,6 +1,6 @@
 {# A property of the event as text, null when it is missing or JSON null. Any name will do. #}
 {% macro property(name, column='properties') -%}
-    {{ adapter.dispatch('property')(name, column) }}
+    {{ adapter.dispatch('property', 'mixpanel')(name, column) }}
 {%- endmacro %}
 
 
@@ -18,7 +18,7 @@
 
 {# The item at a place, from 0 on, of a property that is a list; null where there is none. #}
 {% macro property_item(name, place, column='properties') -%}
-    {{ adapter.dispatch('property_item')(name, place, column) }}
+    {{ adapter.dispatch('property_item', 'mixpanel')(name, place, column) }}
 {%- endmacro %}
 
 
@@ -42,7 +42,7 @@
     of literals too.
 #}
 {% macro text_literal(text) -%}
-    {{ adapter.dispatch('text_literal')(text) }}
+    {{ adapter.dispatch('text_literal', 'mixpanel')(text) }}
 {%- endmacro %}
 
 

@@ -15,10 +15,10 @@
 {% macro begin_removal() %}
     {%- set subscribers = load_relation(ref('subscribers')) -%}
     {%- call statement('begin') -%}
-        {{ adapter.dispatch('begin_operation')() }}
+        {{ adapter.dispatch('begin_operation', 'mixpanel')() }}
     {%- endcall -%}
     {%- if subscribers -%}
-        {%- do run_query(adapter.dispatch('lock_ledger')(counted_loads(subscribers)) or 'select 1') -%}
+        {%- do run_query(adapter.dispatch('lock_ledger', 'mixpanel')(counted_loads(subscribers)) or 'select 1') -%}
     {%- endif -%}
 {% endmacro %}
 

@@ -28,7 +28,7 @@
         drop table if exists {{ name }};
         create temporary table {{ name }} as
         {{ query }};
-        {{ adapter.dispatch('tell_planner')(name) }}
+        {{ adapter.dispatch('tell_planner', 'mixpanel')(name) }}
     {%- endcall -%}
 {% endmacro %}
 

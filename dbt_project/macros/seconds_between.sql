@@ -1,6 +1,6 @@
 {# How many seconds lie between two instants, with their fraction; negative when the first is the later one. #}
 {% macro seconds_between(earlier, later) -%}
-    {{ adapter.dispatch('seconds_between')(earlier, later) }}
+    {{ adapter.dispatch('seconds_between', 'mixpanel')(earlier, later) }}
 {%- endmacro %}
 
 

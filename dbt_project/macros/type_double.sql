@@ -1,6 +1,6 @@
 {# The type of numbers with a fraction. dbt's own `type_float` has seven digits on DuckDB. #}
 {% macro type_double() -%}
-    {{ adapter.dispatch('type_double')() }}
+    {{ adapter.dispatch('type_double', 'mixpanel')() }}
 {%- endmacro %}
 
 

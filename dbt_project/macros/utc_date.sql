@@ -1,6 +1,6 @@
 {# The date of an instant in UTC, whatever time zone the session of whoever asks is in. #}
 {% macro utc_date(instant) -%}
-    {{ adapter.dispatch('utc_date')(instant) }}
+    {{ adapter.dispatch('utc_date', 'mixpanel')(instant) }}
 {%- endmacro %}
 
 

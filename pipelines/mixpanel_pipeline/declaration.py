@@ -1,5 +1,9 @@
-"""The metrics that `dbt_project.yml` declares, read and checked."""
+"""The metrics that `dbt_project.yml` declares, read and checked.
 
+In a project of the user's own, the variables of its file go before those of ours, as in dbt.
+"""
+
+import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,7 +88,7 @@ def declared() -> Declared:
         ConfigurationError: It is not readable or says what cannot be; the message names the file,
             the line and what to write instead.
     """
-    declaration = _Declaration(project.DBT_PROJECT / "dbt_project.yml")
+    declaration = _Declaration()
     return Declared(declaration.metrics(), declaration.resolves_identities())
 
 
@@ -133,22 +137,27 @@ def refuse_what_needs(withheld: Mapping[str, Collection[str]]) -> None:
             line, and the setting.
     """
     if any(withheld.values()):
-        _Declaration(project.DBT_PROJECT / "dbt_project.yml").refuse_what_needs(withheld)
+        _Declaration().refuse_what_needs(withheld)
 
 
 class _Declaration:
-    """The file, by YAML's nodes: they know their lines, their own spelling and doubled keys."""
+    """The variables, by YAML's nodes: they know their lines, their own spelling, doubled keys."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = f"{path.parent.name}/{path.name}"
-        self._root = self._read(path)
+    def __init__(self) -> None:
+        own = project.dbt_project()
+        self._variables = self._of(own)
+        if own != project.DBT_PACKAGE:
+            self._variables = self._of(project.DBT_PACKAGE) | self._variables
 
-    def metrics(self) -> Metrics:
-        """Check everything that is declared and return the metrics."""
-        root = self._mapping(self._root, "the file")
+    def _of(self, dbt_project: Path) -> dict[str, yaml.Node]:
+        """What a file declares: dbt reads variables by the name of a package before all others."""
+        file = self._read(dbt_project / "dbt_project.yml")
+        root = self._mapping(file, "the file")
         if "vars" not in root:
-            self._refuse(self._root, "has no `vars`, in which the metrics are declared")
+            self._refuse(file, "has no `vars`, in which the metrics are declared")
         variables = self._mapping(root["vars"], "`vars`")
+        if "mixpanel" in variables:
+            variables |= self._mapping(variables["mixpanel"], "`mixpanel` in `vars`")
         if "metrics" not in variables:
             near = _nearest("metrics", variables)
             self._refuse(
@@ -156,6 +165,11 @@ class _Declaration:
                 "`vars` declares no `metrics`; to have none, write metrics: {}"
                 + (f". Is `{near}` them?" if near else ""),
             )
+        return variables
+
+    def metrics(self) -> Metrics:
+        """Check everything that is declared and return the metrics."""
+        variables = self._variables
         node = variables["metrics"]
         declared = self._mapping(node, "`metrics`")
         found = {name: self._metric(name, declared[name]) for name in declared}
@@ -170,14 +184,13 @@ class _Declaration:
 
     def resolves_identities(self) -> bool:
         """Whether several ids can be one subscriber."""
-        root = self._mapping(self._root, "the file")
-        variables = self._mapping(root["vars"], "`vars`")
-        return "identity" not in variables or variables["identity"].value == "resolve"
+        node = self._variables.get("identity")
+        return node is None or node.value == "resolve"
 
     def refuse_what_needs(self, withheld: Mapping[str, Collection[str]]) -> None:
         """Check that metrics, and who is who, need nothing of what is withheld, by setting."""
         metrics = self.metrics()
-        variables = self._mapping(self._mapping(self._root, "the file")["vars"], "`vars`")
+        variables = self._variables
         nodes = self._mapping(variables["metrics"], "`metrics`")
         for name, metric in metrics.items():
             parts = self._mapping(nodes[name], f"the metric `{name}`")
@@ -347,35 +360,40 @@ class _Declaration:
         return [(self._text(key, "a name"), key) for key, _ in node.value]
 
     def _read(self, path: Path) -> yaml.Node:
+        file = f"{path.parent.name}/{path.name}"
         try:
             content = path.read_bytes()
             text = content.decode("utf-8")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            stream = io.StringIO(text)
+            # The nodes know the file by it.
+            stream.name = file
+            root = yaml.compose(stream, Loader=yaml.SafeLoader)
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             raise ConfigurationError(
-                f"{self._file}, line {line}: byte 0x{content[error.start]:02X} is not UTF-8; save "
+                f"{file}, line {line}: byte 0x{content[error.start]:02X} is not UTF-8; save "
                 "the file in that encoding"
             ) from error
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             raise ConfigurationError(
-                f"{self._file}, line {line}: a character that YAML does not allow, "
+                f"{file}, line {line}: a character that YAML does not allow, "
                 f"U+{ord(text[error.position]):04X}"
             ) from error
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = f", line {mark.line + 1}" if mark else ""
             said = ", ".join(part for part in (error.context, error.problem) if part)
-            raise ConfigurationError(f"{self._file}{where}: not YAML: {said}") from error
+            raise ConfigurationError(f"{file}{where}: not YAML: {said}") from error
         if root is None:
-            raise ConfigurationError(f"{self._file} is empty")
+            raise ConfigurationError(f"{file} is empty")
         return root
 
     def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
-        raise ConfigurationError(f"{self._file}, line {node.start_mark.line + 1}: {problem}")
+        mark = node.start_mark
+        raise ConfigurationError(f"{mark.name}, line {mark.line + 1}: {problem}")
 
 
 def _type(node: yaml.Node) -> str:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mixpanel_pipeline import project
 from mixpanel_pipeline.cli.logs import Logs, add_options, level_of
 
 logger = logging.getLogger(__name__)
@@ -17,21 +18,24 @@ class Change(Protocol):
         """One JSON object on one line."""
 
 
-def parser_of(command: str, documentation: str) -> argparse.ArgumentParser:
+def parser_of(command: str, documentation: str, *, plain: bool = False) -> argparse.ArgumentParser:
     """A parser with the options that all commands of their own have.
 
     Args:
         command: The command's name.
         documentation: Its first line says what it is; the rest is shown below the options.
+        plain: Without those options.
     """
-    usage, _, description = documentation.partition("\n")
+    usage, _, description = project.with_command(documentation).partition("\n")
     parser = argparse.ArgumentParser(
-        prog=f"python pipelines/run.py {command}",
+        prog=f"{project.COMMAND} {command}",
         description=usage,
         epilog=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    if plain:
+        return parser
     parser.add_argument("--destination", choices=["duckdb", "postgres"])
     parser.add_argument("--json", action="store_true", help="print the outcome as a JSON object")
     add_options(parser)

@@ -4,6 +4,7 @@
     python pipelines/run.py --from-date 2026-01-01 --to-date 2026-01-31
     python pipelines/run.py --full-refresh
     python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
+    python pipelines/run.py init                begin a project in an empty folder (installed)
     python pipelines/run.py check               whether a sync would work
     python pipelines/run.py status              how things stand
     python pipelines/run.py remove --where SQL  remove events, and count without them
@@ -30,12 +31,10 @@ import os
 import sys
 from contextlib import suppress
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from mixpanel_pipeline import interruption
+from mixpanel_pipeline import interruption, project
 from mixpanel_pipeline.cli.logs import Logs, add_options, level_of
-from mixpanel_pipeline.project import version
 from mixpanel_pipeline.runs.summary import Summary, new_run_id
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # Commands with options of their own.
-_OF_THEIR_OWN = ("check", "dbt", "forget", "remove", "status")
+_OF_THEIR_OWN = ("check", "dbt", "forget", "init", "remove", "status")
 EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
@@ -60,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     for name in _OF_THEIR_OWN:
         if name in arguments:
-            parser.error(f"{name} comes first, with options of its own: run.py {name} --help")
+            usage = f"{project.COMMAND} {name} --help"
+            parser.error(f"{name} comes first, with options of its own: {usage}")
     options = parser.parse_args(arguments)
     _check(parser, options)
     options.run_id, options.started_at = new_run_id(), datetime.now(UTC)
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         as_json=options.json,
     )
     interruption.catch(lambda: _tell_interruption(options))
-    _find_settings()
+    project.find_settings()
     # Importing dlt takes a second, which --help and a mistyped option do not owe.
     from mixpanel_pipeline.source.errors import ConfigurationError
 
@@ -82,9 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_settings()
         metrics()
         if options.command == "demo":
-            from mixpanel_pipeline.project import ROOT
-
-            sys.path.insert(0, str(ROOT))
+            if not project.IS_INSTALLED:
+                sys.path.insert(0, str(project.folder()))
             from local_mixpanel.demo import demo
 
             with interruption.raised():
@@ -115,16 +114,12 @@ def _tell_interruption(options: argparse.Namespace) -> None:
         interruption.write(1, _failed(options, interruption.MESSAGE).as_json())
 
 
-def _find_settings() -> None:
-    # dlt looks for .dlt in the current folder otherwise; a schedule may start us anywhere.
-    os.environ.setdefault("DLT_PROJECT_DIR", str(Path(__file__).resolve().parents[3]))
-
-
 def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
-    _find_settings()
+    project.find_settings()
     from mixpanel_pipeline.cli.check import check
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.forget import forget
+    from mixpanel_pipeline.cli.init import init
     from mixpanel_pipeline.cli.remove import remove
     from mixpanel_pipeline.cli.status import status
     from mixpanel_pipeline.settings import check_settings
@@ -137,6 +132,8 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     try:
         if command == "check":
             return check(arguments)
+        if command == "init":
+            return init(arguments)
         check_settings()
         return commands[command](arguments)
     except KeyboardInterrupt:
@@ -287,9 +284,9 @@ def _check_events(settings: "MixpanelConfiguration") -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    usage, _, description = (__doc__ or "").partition("\n")
+    usage, _, description = project.with_command(__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
-        prog="python pipelines/run.py",
+        prog=project.COMMAND,
         description=usage,
         epilog=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -338,7 +335,8 @@ def _parser() -> argparse.ArgumentParser:
         help="print the summary as a JSON object, the last line of stdout; all else is on stderr",
     )
     add_options(parser)
-    parser.add_argument("--version", action="version", version=f"mixpanel-pipeline {version()}")
+    version = f"mixpanel-pipeline {project.version()}"
+    parser.add_argument("--version", action="version", version=version)
     return parser
 
 

@@ -21,7 +21,7 @@ from dlt.destinations import duckdb
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
 from dlt.destinations.impl.duckdb.duck import DuckDbClient, DuckDbCopyJob
 
-from mixpanel_pipeline import exact_configuration
+from mixpanel_pipeline import exact_configuration, project
 from mixpanel_pipeline.engines.destination import (
     LOAD_THREADS,
     EventsClient,
@@ -32,7 +32,6 @@ from mixpanel_pipeline.engines.positions import RowGroup, row_groups, view_deliv
 from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse, utc_now
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
-from mixpanel_pipeline.project import ROOT
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -298,7 +297,7 @@ def configured_path() -> Path:
     values = exact_configuration.configured(DuckDbCredentials, section)
     database = values.get("database")
     if native is None and database is None:
-        return ROOT / "warehouse.duckdb"
+        return project.folder() / "warehouse.duckdb"
     for value in (native, database):
         if value is not None and not isinstance(value, str):
             raise ConfigurationError(f"{'.'.join(section)}: it has to be text. {_TAKES}")
@@ -317,7 +316,7 @@ def configured_path() -> Path:
             path = exact_configuration.resolved(
                 DuckDbCredentials(), section, values, native
             ).database
-        found = (ROOT / Path(path).expanduser()).resolve()
+        found = (project.folder() / Path(path).expanduser()).resolve()
         problem = _file_problem(found)
         if problem is None:
             return found

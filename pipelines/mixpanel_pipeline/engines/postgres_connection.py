@@ -19,10 +19,10 @@ from dlt.common.configuration.exceptions import (
 from dlt.common.typing import TSecretStrValue
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
+from mixpanel_pipeline import project
 from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.errors import what_to_do
 from mixpanel_pipeline.exact_configuration import configured, configured_value, resolved
-from mixpanel_pipeline.project import DBT_PROJECT
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.settings_files import place_of
 from mixpanel_pipeline.source.errors import ConfigurationError
@@ -416,7 +416,8 @@ def check_rights_to_load(cursor: Any, schemas: Schemas) -> None:
 
 def check_rights_to_transform(cursor: Any, schemas: Schemas) -> None:
     """`check_rights` of the models."""
-    models = [path.stem for path in (DBT_PROJECT / "models").rglob("*.sql")]
+    folders = {project.DBT_PACKAGE, project.dbt_project()}
+    models = [path.stem for folder in folders for path in (folder / "models").rglob("*.sql")]
     marts = schemas.mart_schema
     check_rights(
         cursor, [marts], {marts: [*models, "counted_loads", "counted_profiles", "identity_changes"]}

@@ -104,20 +104,22 @@ def _has_loads_to_count(warehouse: Warehouse) -> bool:
 def _fingerprint(arguments: Sequence[str]) -> str:
     """What decides what a build does: the project, dbt, its settings and how we call it."""
     digest = hashlib.sha256()
-    for path in _source_files():
-        digest.update(f"{path.relative_to(project.DBT_PROJECT)}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    # Once, where it is no package of another project.
+    for folder in dict.fromkeys((project.dbt_project(), project.DBT_PACKAGE)):
+        for path in _source_files(folder):
+            digest.update(f"{path.relative_to(folder)}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
     settings = {name: value for name, value in os.environ.items() if name.startswith("DBT_")}
     versions = [version(package) for package in _PACKAGES]
     digest.update(json.dumps([sorted(settings.items()), versions, list(arguments)]).encode())
     return digest.hexdigest()
 
 
-def _source_files() -> list[Path]:
+def _source_files(folder: Path) -> list[Path]:
     return sorted(
         path
-        for path in project.DBT_PROJECT.rglob("*")
-        if path.relative_to(project.DBT_PROJECT).parts[0] not in _NOT_SOURCE
+        for path in folder.rglob("*")
+        if path.relative_to(folder).parts[0] not in _NOT_SOURCE
         and not path.name.startswith(".")
         and path.is_file()
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mixpanel_pipeline import project
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs import rekeyed_ids, suppressed_ids, sweeps
@@ -62,7 +63,7 @@ def forget(
         if not warehouse.has_table(warehouse.marts, "subscribers"):
             raise SyncError(
                 f"There is no {warehouse.marts}.subscribers to find people in. Build the models "
-                "first: python pipelines/run.py --skip-load"
+                f"first: {project.COMMAND} --skip-load"
             )
         suppressed_ids.suppression(warehouse, secret)
         theirs = _of_the_same_people(warehouse, sorted({one for one in ids if one}))
@@ -107,7 +108,7 @@ def _run(warehouse: Warehouse, arguments: dict[str, Any]) -> dict[str, int]:
             told.append(json.loads(event.data.msg))
 
     result = call_dbt(
-        warehouse, ["run-operation", "forget", "--args", json.dumps(arguments)], [listen]
+        warehouse, ["run-operation", "mixpanel.forget", "--args", json.dumps(arguments)], [listen]
     )
     if not result.success or not told:
         reason = in_one_line("; ".join(said) or str(result.exception))

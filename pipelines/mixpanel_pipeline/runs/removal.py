@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mixpanel_pipeline import project
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs import sweeps
@@ -50,7 +51,7 @@ def remove_events(warehouse: Warehouse, condition: str, *, dry_run: bool = False
         if not warehouse.has_table(warehouse.marts, EVENTS):
             raise SyncError(
                 f"There is no {warehouse.marts}.{EVENTS} to find events in. Build the models "
-                "first: python pipelines/run.py --skip-load"
+                f"first: {project.COMMAND} --skip-load"
             )
         with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
             # No parameters: a % of the condition is its own.
@@ -65,7 +66,7 @@ def remove_events(warehouse: Warehouse, condition: str, *, dry_run: bool = False
             sweeps.prepare(warehouse)
         arguments = [
             "run-operation",
-            "remove_events",
+            "mixpanel.remove_events",
             "--args",
             json.dumps({"condition": condition}),
         ]

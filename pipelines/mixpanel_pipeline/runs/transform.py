@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mixpanel_pipeline import interruption
+from mixpanel_pipeline import interruption, project
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.project import DBT_PROJECT
 from mixpanel_pipeline.runs.progress import Progress
 from mixpanel_pipeline.runs.working_directory import state_directory
 from mixpanel_pipeline.source.errors import ConfigurationError
@@ -59,16 +58,19 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
     # Nobody reads dbt's files of a sync, and writing them takes longer than its models.
     settings = ["--log-level", "none", "--log-level-file", "none", "--no-write-json"]
     settings += ["--log-path", str(logs)]
-    project = ["--project-dir", str(DBT_PROJECT), "--profiles-dir", str(DBT_PROJECT)]
-    project += ["--target", warehouse.name, "--target-path", str(target)]
-    with _environment(warehouse.environment_in(target)), contextlib.redirect_stdout(_Told()):
+    project.link_dbt_package()
+    place = ["--project-dir", str(project.dbt_project())]
+    place += ["--profiles-dir", str(project.DBT_PACKAGE)]
+    place += ["--target", warehouse.name, "--target-path", str(target)]
+    environment = warehouse.environment_in(target) | {project.COMMAND_VARIABLE: project.COMMAND}
+    with _environment(environment), contextlib.redirect_stdout(_Told()):
         # Importing dbt takes seconds, which a sync that only loads does not owe; what it says
         # before it has read its arguments goes to the stdout that it was imported with.
         from dbt.adapters.base.impl import DEFAULT_BASE_BEHAVIOR_FLAGS
         from dbt.cli.main import dbtRunner
 
         flags = list(DEFAULT_BASE_BEHAVIOR_FLAGS)
-        result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *project])
+        result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *place])
         # PostgreSQL's adapter adds its own to the list of all adapters, anew for each call, and
         # looks through the stack for each: a process's hundredth sync would wait seconds for it.
         DEFAULT_BASE_BEHAVIOR_FLAGS[:] = flags
@@ -96,7 +98,7 @@ def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
     if not (target and logs):
         # What is parsed is of one project, with the names of one database and its schemas in it:
         # of others, dbt would parse it anew.
-        parsed = f"{DBT_PROJECT}\n{warehouse.marts}"
+        parsed = f"{project.dbt_project()}\n{warehouse.marts}"
         name = f"{hashlib.sha256(parsed.encode()).hexdigest()[:8]}-{warehouse.fingerprint}"
         state = state_directory("dbt") / name
         target, logs = target or str(state / "target"), logs or str(state / "logs")
@@ -175,7 +177,7 @@ def _reason(result: Any) -> str:
         return f"{failure}. {not_built} ({', '.join(unbuilt)}): mend it and run again."
     return (
         f"{failure}. The models are built and what was loaded is counted, but a test does not "
-        "pass; look at its rows with: python pipelines/run.py dbt test --store-failures"
+        f"pass; look at its rows with: {project.COMMAND} dbt test --store-failures"
     )
 
 

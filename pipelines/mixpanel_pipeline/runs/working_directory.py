@@ -11,7 +11,7 @@ from pathlib import Path
 import dlt
 from dlt.common.runtime import run_context
 
-from mixpanel_pipeline.project import ROOT
+from mixpanel_pipeline import project
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 
@@ -26,7 +26,7 @@ def state_directory(name: str) -> Path:
     """
     configured = dlt.config.get("sources.mixpanel.state_directory", str)
     default = Path(run_context.active().data_dir)
-    folder = (ROOT / Path(configured).expanduser()) if configured else default
+    folder = (project.folder() / Path(configured).expanduser()) if configured else default
     directory = folder / name
     try:
         for path in (folder, directory):
