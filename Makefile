@@ -2,11 +2,11 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos bench lint lock wheel
+.PHONY: help setup demo test test-other chaos bench lint lock wheel
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
-	@echo "make test   all tests"
+	@echo "make test   the tests, each on one database; make test-other: on the other one"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
@@ -26,8 +26,12 @@ setup: .venv/installed
 demo: setup
 	.venv/bin/python pipelines/run.py demo
 
+# Each test that is of both databases on one of them, the tests in turn; then on the other.
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --databases=one
+
+test-other: setup
+	.venv/bin/python -m pytest --databases=other
 
 # HISTORIES=n, on the databases in turn, makes it longer or shorter.
 chaos: setup

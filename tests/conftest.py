@@ -1,11 +1,13 @@
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import yaml
@@ -24,6 +26,7 @@ from tests.postgresql import Server, postgresql_server
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 _DATABASE = "warehouse"
+_DATABASES = ["duckdb", "postgres"]
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +77,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
+@pytest.fixture(params=_DATABASES)
 def warehouse(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,6 +141,42 @@ def metrics(dbt_project: Path) -> Callable[..., None]:
         declaration.declared.cache_clear()
 
     return change
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--databases",
+        choices=["both", "one", "other"],
+        default="both",
+        help="run tests that are of both databases on both, on one of them, or on the other",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Halve the tests that are of both databases: the tests in turn on one of them."""
+    part = config.getoption("--databases")
+    if part == "both":
+        return
+    found = [(item, *_database(item)) for item in items]
+    databases: dict[str, set[str]] = {}
+    for _, test, database in found:
+        databases.setdefault(test, set()).add(database)
+    chosen: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item, test, database in found:
+        is_first = len(databases[test]) < 2 or database == _DATABASES[crc32(test.encode()) % 2]
+        (chosen if is_first == (part == "one") else left).append(item)
+    items[:] = chosen
+    config.hook.pytest_deselected(items=left)
+
+
+def _database(item: pytest.Item) -> tuple[str, str]:
+    """A test's id without the database that it is of, and that."""
+    name, _, parameters = item.nodeid.partition("[")
+    found = re.search(rf"\b({'|'.join(_DATABASES)})\b", parameters)
+    if found is None:
+        return item.nodeid, ""
+    return f"{name}[{parameters[: found.start()]}{parameters[found.end() :]}", found[0]
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -82,6 +82,7 @@ class Run:
         self._settings = settings
         self._key_rule = KEY_RULES[-1]
         self._suppression: Suppression | None = None
+        self._recorded: datetime | None = None
         self._progress = progress or Progress()
         self._runs = SyncRuns(warehouse)
         self._is_entered = False
@@ -146,7 +147,8 @@ class Run:
                     with self._progress.shown():
                         steps()
                         interruption.check()
-                        self._count_subscribers()
+                        if self.summary.subscribers is None:
+                            self._count_subscribers()
                 except BaseException as error:
                     self._fail(error)
                     raise
@@ -173,6 +175,9 @@ class Run:
             self._key_rule = Dataset(self.warehouse, self._settings).check()
             secret = self._settings.hash_secret
             self._suppression = suppressed_ids.suppression(self.warehouse, secret)
+            # Here, as it asks the database, which need not be opened for it once more.
+            _ = self.client
+            self._recorded = self._runs.last_watermark()
         rekeyed_ids.prepare(self.warehouse)
         sweeps.prepare(self.warehouse)
 
@@ -182,7 +187,7 @@ class Run:
         self._loader().load_new(
             full_refresh=full_refresh,
             since=lacks.since if lacks else None,
-            recorded=self._runs.last_watermark(),
+            recorded=self._recorded,
         )
         self._tell_missing()
 
@@ -267,6 +272,7 @@ class Run:
         try:
             with self.warehouse.kept_open():
                 self._build(full_refresh=full_refresh)
+                self._count_subscribers()
         finally:
             self._transform_seconds = time.monotonic() - started
 
