@@ -140,6 +140,21 @@ def refuse_what_needs(withheld: Mapping[str, Collection[str]]) -> None:
         _Declaration().refuse_what_needs(withheld)
 
 
+def refuse_list_that_lacks(events: str | Sequence[str]) -> None:
+    """Check that the setting `events`, where it is a list, has what the metrics count.
+
+    Raises:
+        ConfigurationError: As `declared`, and when it has not: the models could not be built.
+    """
+    lacking = [] if isinstance(events, str) else [n for n in tracked_events() if n not in events]
+    if lacking:
+        raise ConfigurationError(
+            f"sources.mixpanel: events lacks {', '.join(lacking)}, which metrics in "
+            "dbt_project/dbt_project.yml count. Add them to the list, write tracked or all "
+            "instead, or only load, with --skip-transform."
+        )
+
+
 class _Declaration:
     """The variables, by YAML's nodes: they know their lines, their own spelling, doubled keys."""
 

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from mixpanel_pipeline.runs.audit import Audit
     from mixpanel_pipeline.runs.progress import Progress
     from mixpanel_pipeline.source import Mode
-    from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 
 logger = logging.getLogger(__name__)
 
@@ -245,8 +244,6 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
     now = options.started_at
     warehouse = open_warehouse(options.destination)
     settings = None if options.skip_load else load_configuration()
-    if settings is not None and not options.skip_transform:
-        _check_events(settings)
     backfill = None
     if settings is not None and options.from_date:
         backfill = Window(options.from_date, options.to_date)
@@ -265,21 +262,6 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
             skip_load=options.skip_load,
             skip_transform=options.skip_transform,
             progress=_progress(options),
-        )
-
-
-def _check_events(settings: "MixpanelConfiguration") -> None:
-    """Refuse a list of events without which the models cannot be built, before it is loaded."""
-    from mixpanel_pipeline.declaration import tracked_events
-    from mixpanel_pipeline.source.errors import ConfigurationError
-
-    names = settings.event_names
-    lacking = [] if isinstance(names, str) else [n for n in tracked_events() if n not in names]
-    if lacking:
-        raise ConfigurationError(
-            f"sources.mixpanel: events lacks {', '.join(lacking)}, which metrics in "
-            "dbt_project/dbt_project.yml count. Add them to the list, write tracked or all "
-            "instead, or only load, with --skip-transform."
         )
 
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from mixpanel_pipeline.declaration import refuse_list_that_lacks
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.runs.audit import DEFAULT_DAYS, Audit, compare, heal_after_sync
 from mixpanel_pipeline.runs.progress import Progress
@@ -49,6 +50,8 @@ def sync(
     now = now or datetime.now(UTC)
     warehouse = warehouse or open_warehouse(None)
     settings = None if skip_load else settings or load_configuration()
+    if settings is not None and not skip_transform:
+        refuse_list_that_lacks(settings.event_names)
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
     run = Run(warehouse, settings, mode, now=now, run_id=run_id, progress=progress)
 
