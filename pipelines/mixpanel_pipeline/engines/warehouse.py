@@ -254,7 +254,11 @@ class Warehouse(ABC):
         return {name for (name,) in found}
 
     def has_table(self, schema: str, table: str) -> bool:
-        return bool(self.columns(schema, table))
+        found = self.rows(
+            "select 1 from information_schema.tables where table_schema = %s and table_name = %s",
+            [schema, table],
+        )
+        return bool(found)
 
 
 def utc_now() -> str:
