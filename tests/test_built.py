@@ -93,7 +93,7 @@ def test_whoever_asks_for_a_build_gets_one(warehouse, run_sync, builds, synced):
 def test_the_models_are_tested_again_within_a_day(warehouse, run_sync, builds, synced):
     warehouse.execute("update mixpanel.subscribers set app_sessions = -1")
     assert run_sync().status == "ok"
-    warehouse.execute("update mixpanel_raw.built set built_at = built_at - interval '25 hours'")
+    warehouse.execute("update mixpanel.built set built_at = built_at - interval '25 hours'")
     summary = run_sync()
     assert summary.status == "failed"
     assert "invariants_hold" in summary.error
@@ -117,7 +117,7 @@ TOUCHES = [
     "insert into mixpanel.counted_loads "
     "values ('subscribers', 'gone', 'x', 'y', current_timestamp)",
     "drop table mixpanel.counted_loads",
-    "drop table mixpanel_raw.built",
+    "drop table mixpanel.built",
     "alter table mixpanel.subscribers add column more int",
 ]
 

@@ -1,6 +1,7 @@
 """`run.py check`: whether a sync would work.
 
     python pipelines/run.py check
+    python pipelines/run.py check --skip-transform
 
 Settings, declaration, database with its rights, credentials, project, region, clock, plan and event
 names, a line each: ok, a warning, or an error with what to do. Nothing is loaded.
@@ -22,11 +23,19 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 def check(arguments: Sequence[str]) -> int:
     """Check what the arguments say; returns the exit code."""
     parser = parser_of("check", __doc__ or "")
+    half = parser.add_mutually_exclusive_group()
+    half.add_argument("--skip-transform", action="store_true", help="of a sync that only loads")
+    half.add_argument("--skip-load", action="store_true", help="of one that only builds the models")
     options = parsed(parser, arguments)
 
     from mixpanel_pipeline.runs.check import check as checked
 
-    found = checked(options.destination, datetime.now(UTC))
+    found = checked(
+        options.destination,
+        datetime.now(UTC),
+        loads=not options.skip_load,
+        builds=not options.skip_transform,
+    )
     if options.json:
         print(found.as_json())
     else:

@@ -151,7 +151,8 @@ class DuckDB(Warehouse):
             # Row groups that are only partly filled are written anew now.
             connection.execute(f"set memory_limit = '{KEYS_MEMORY}'")
 
-    def check(self) -> None:
+    def check(self, *, loads: bool = True, builds: bool = True) -> None:
+        _ = loads, builds
         folder = next(parent for parent in self.path.parents if parent.exists())
         for path in (folder, self.path):
             if path.exists() and not os.access(path, os.W_OK):
@@ -197,7 +198,8 @@ class DuckDB(Warehouse):
         )
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, loads: bool = True) -> Iterator[None]:
+        _ = loads
         # DuckDB locks its file only while it is open, and dlt opens it several times a sync.
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from mixpanel_pipeline.engines.positions import RowGroup, keys, row_groups, rows
 from mixpanel_pipeline.engines.postgres_connection import (
     Credentials,
     check_rights_to_load,
+    check_rights_to_read,
     check_rights_to_transform,
     check_server,
     refusal,
@@ -165,13 +166,17 @@ class Postgres(Warehouse):
         else:
             self._copying.append(connection)
 
-    def check(self) -> None:
+    def check(self, *, loads: bool = True, builds: bool = True) -> None:
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             connection.autocommit = True
             check_server(connection, self.connect, self.location)
-            check_rights_to_load(cursor, self.schemas)
-            check_rights_to_transform(cursor, self.schemas)
+            self._check_rights(cursor, loads=loads)
+            if builds:
+                check_rights_to_transform(cursor, self.schemas)
         self.check_schemas()
+
+    def _check_rights(self, cursor: Any, *, loads: bool) -> None:
+        (check_rights_to_load if loads else check_rights_to_read)(cursor, self.schemas)
 
     @property
     def _lock_key(self) -> str:
@@ -183,8 +188,9 @@ class Postgres(Warehouse):
 
     def _holder(self, cursor: Any) -> str | None:
         cursor.execute(
-            "select application_name || ', since ' || "
-            "to_char(backend_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC') "
+            # Since when, is shown to the same role and to who may see all.
+            "select concat_ws(', since ', application_name, "
+            "to_char(backend_start at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS UTC')) "
             "from pg_stat_activity where pid in (select pid from pg_locks "
             "where locktype = 'advisory' and granted and database = "
             "(select oid from pg_database where datname = current_database()) "
@@ -202,13 +208,14 @@ class Postgres(Warehouse):
             self.rows(
                 "select relname, greatest(reltuples, 0)::bigint from pg_class "
                 "where relnamespace = (select oid from pg_namespace where nspname = %s) "
-                "and relkind = 'r'",
+                "and relkind = 'r' and has_table_privilege(oid, 'SELECT') "
+                "and has_schema_privilege(relnamespace, 'USAGE')",
                 [schema],
             )
         )
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, loads: bool = True) -> Iterator[None]:
         key = self._lock_key
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             # An open transaction would keep vacuum from cleaning up for as long as the sync runs.
@@ -226,7 +233,7 @@ class Postgres(Warehouse):
             # Closing the connection would do, but the server may take a moment to see it.
             unlock = f"select pg_advisory_unlock({key})"
             try:
-                check_rights_to_load(cursor, self.schemas)
+                self._check_rights(cursor, loads=loads)
                 self._hold = _Hold(connection, secrets.token_hex(16))
                 self.check_schemas()
                 self._enter_token()
@@ -255,10 +262,12 @@ class Postgres(Warehouse):
     def _enter_token(self) -> None:
         """Take the lock from a sync that lost it, once it has written what it is writing."""
         self.create_schema(self.raw)
-        self.execute(
-            f"create table if not exists {self._lock_table} "
-            "(id integer primary key, token text not null)"
-        )
+        # Who may not create it may not try to, even if it is there.
+        if not self.has_table(self.raw, "sync_lock"):
+            self.execute(
+                f"create table if not exists {self._lock_table} "
+                "(id integer primary key, token text not null)"
+            )
         try:
             self.execute(
                 f"set local lock_timeout = '{_TAKEOVER_SECONDS}s'; "
@@ -309,6 +318,16 @@ class Postgres(Warehouse):
                 with suppress(psycopg2.Error):
                     cursor.execute("rollback")
                 raise
+
+    def columns(self, schema: str, table: str) -> set[str]:
+        # Who may read a table is told of its columns, even who cannot reach its schema.
+        found = self.rows(
+            "select column_name from information_schema.columns "
+            "where table_schema = %s and table_name = %s "
+            "and has_schema_privilege(table_schema::text, 'USAGE')",
+            [schema, table],
+        )
+        return {name for (name,) in found}
 
     def told(self, error: BaseException) -> str:
         return told(error)

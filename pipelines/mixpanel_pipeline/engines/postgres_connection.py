@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from mixpanel_pipeline.source.errors import ConfigurationError
 # MERGE: https://www.postgresql.org/docs/release/15.0/
 _MINIMUM_VERSION = 15
 _RAW_TABLES = [
-    "built",
     "cohort_members",
     "cohorts",
     "dataset",
@@ -47,6 +46,9 @@ _RAW_TABLES = [
     "sync_lock",
     "sync_runs",
 ]
+# A run that only builds the models is recorded, and excludes others, as any other.
+_WRITTEN_TO_BUILD = ("sync_lock", "sync_runs")
+_BESIDE_MODELS = ("built", "counted_loads", "counted_profiles", "identity_changes")
 
 _SECTION = ("destination", "postgres", "credentials")
 _TYPES = {
@@ -304,6 +306,8 @@ def told(error: BaseException) -> str:
     if found := _ERROR.search(text):
         text = found[1]
     text = f"{' '.join(text.split()).rstrip('.')}."
+    if text.startswith("must be owner of "):
+        return f"{text} Let the role that loads sync first (--skip-transform): it makes what lacks."
     if advice := _ADVICE.get(state or ""):
         return f"{text} {advice} Then run again."
     is_lost = "closed" in text or "terminating" in text
@@ -401,11 +405,7 @@ def check_rights(cursor: Any, schemas: list[str], tables: dict[str, list[str]]) 
             [user, schema, names],
         )
         missing += [statement for (statement,) in cursor.fetchall()]
-    if missing:
-        raise ConfigurationError(
-            f"The role {user} lacks rights in the database {database}. Somebody who may has to "
-            f"run there: {' '.join(missing)}"
-        )
+    _refuse_without(missing, user, database)
 
 
 def check_rights_to_load(cursor: Any, schemas: Schemas) -> None:
@@ -414,11 +414,70 @@ def check_rights_to_load(cursor: Any, schemas: Schemas) -> None:
     check_rights(cursor, written, dict.fromkeys(written, _RAW_TABLES))
 
 
+def check_rights_to_read(cursor: Any, schemas: Schemas) -> None:
+    """Refuse to build the models from what cannot be read, or without a record of that.
+
+    Who builds them need not own the raw dataset. Who may create what is missing there does so.
+
+    Args:
+        cursor: Of a connection to the database.
+        schemas: The schemas.
+
+    Raises:
+        ConfigurationError: Rights are missing.
+    """
+    raw = schemas.dataset_name
+    cursor.execute(
+        "select quote_ident(current_user), quote_ident(current_database()), "
+        "has_database_privilege(current_database(), 'CREATE'), "
+        "(select has_schema_privilege(oid, 'USAGE') from pg_namespace where nspname = %(raw)s), "
+        "(select has_schema_privilege(oid, 'CREATE') from pg_namespace where nspname = %(raw)s)",
+        {"raw": raw},
+    )
+    user, database, may_create_schemas, may_use, may_create = cursor.fetchone()
+    cursor.execute(
+        "select relname, quote_ident(pg_get_userbyid(relowner)), "
+        "has_table_privilege(pg_class.oid, 'SELECT'), "
+        "has_table_privilege(pg_class.oid, 'INSERT') "
+        "and has_table_privilege(pg_class.oid, 'UPDATE') "
+        "from pg_class join pg_namespace on pg_namespace.oid = relnamespace "
+        "where nspname = %s and relname = any(%s) and relkind in ('r', 'p')",
+        [raw, [*_RAW_TABLES, "_dlt_loads"]],
+    )
+    tables = cursor.fetchall()
+    absent = {*_WRITTEN_TO_BUILD} - {name for name, *_ in tables}
+    if absent and not (may_create if may_use is not None else may_create_schemas):
+        raise ConfigurationError(
+            f"{raw}.{min(absent)} is not in the database {database}, and the role {user} may not "
+            "create it: let the role that loads sync first (--skip-transform)."
+        )
+    missing = [] if may_use in (True, None) else [f"grant usage on schema {raw} to {user};"]
+    if owners := {owner for _, owner, may_read, _ in tables if not may_read}:
+        missing.append(f"grant select on all tables in schema {raw} to {user};")
+        missing += [
+            f"alter default privileges for role {owner} in schema {raw} "
+            f"grant select on tables to {user};"
+            for owner in sorted(owners)
+        ]
+    missing += [
+        f"grant insert, update on {raw}.{name} to {user};"
+        for name, _, _, may_write in sorted(tables)
+        if name in _WRITTEN_TO_BUILD and not may_write
+    ]
+    _refuse_without(missing, user, database)
+
+
 def check_rights_to_transform(cursor: Any, schemas: Schemas) -> None:
     """`check_rights` of the models."""
     folders = {project.DBT_PACKAGE, project.dbt_project()}
     models = [path.stem for folder in folders for path in (folder / "models").rglob("*.sql")]
     marts = schemas.mart_schema
-    check_rights(
-        cursor, [marts], {marts: [*models, "counted_loads", "counted_profiles", "identity_changes"]}
-    )
+    check_rights(cursor, [marts], {marts: [*models, *_BESIDE_MODELS]})
+
+
+def _refuse_without(missing: Sequence[str], user: str, database: str) -> None:
+    if missing:
+        raise ConfigurationError(
+            f"The role {user} lacks rights in the database {database}. Somebody who may has to "
+            f"run there: {' '.join(missing)}"
+        )

@@ -72,8 +72,12 @@ class Warehouse(ABC):
         """
 
     @abstractmethod
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self, *, loads: bool = True) -> AbstractContextManager[None]:
         """Holds the raw dataset against other syncs; a holder that dies lets go of it.
+
+        Args:
+            loads: Whether it is held to load, or to change what is loaded; who only builds the
+                models needs fewer rights.
 
         Raises:
             AnotherSyncIsRunning: Somebody else holds it.
@@ -82,8 +86,12 @@ class Warehouse(ABC):
         """
 
     @abstractmethod
-    def check(self) -> None:
+    def check(self, *, loads: bool = True, builds: bool = True) -> None:
         """Make sure that a sync can be right here and has its rights; nothing is written.
+
+        Args:
+            loads: Whether it loads.
+            builds: Whether it builds the models.
 
         Raises:
             ConfigurationError: Not so; the message says what to do.

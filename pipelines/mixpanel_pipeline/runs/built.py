@@ -37,9 +37,9 @@ def to_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> M
         arguments: What dbt would be called with.
         now: The current instant.
     """
-    if not (warehouse.has_table(warehouse.raw, "built") and _has_models(warehouse)):
+    if not (warehouse.has_table(warehouse.marts, "built") and _has_models(warehouse)):
         return "everything"
-    found = warehouse.rows(f"select fingerprint, state, built_at from {warehouse.raw}.built")
+    found = warehouse.rows(f"select fingerprint, state, built_at from {warehouse.marts}.built")
     if len(found) != 1:
         return "everything"
     fingerprint, state, built_at = found[0]
@@ -56,8 +56,8 @@ def to_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> M
 
 def forget_build(warehouse: Warehouse) -> None:
     """Say that the models are being built: until `keep_build` they are not known to be."""
-    if warehouse.has_table(warehouse.raw, "built"):
-        warehouse.execute(f"delete from {warehouse.raw}.built")
+    if warehouse.has_table(warehouse.marts, "built"):
+        warehouse.execute(f"delete from {warehouse.marts}.built")
 
 
 def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> None:
@@ -65,12 +65,12 @@ def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) ->
     if not _has_models(warehouse):
         return
     warehouse.execute(
-        f"create table if not exists {warehouse.raw}.built "
+        f"create table if not exists {warehouse.marts}.built "
         "(fingerprint text not null, state text not null, "
         "built_at timestamp with time zone not null)"
     )
     warehouse.execute(
-        f"insert into {warehouse.raw}.built values (%s, %s, %s)",
+        f"insert into {warehouse.marts}.built values (%s, %s, %s)",
         [_fingerprint(arguments), _state(warehouse), now],
     )
 

@@ -68,12 +68,16 @@ class Checked:
         return json.dumps({"is_ok": self.is_ok, "checks": [asdict(line) for line in self.lines]})
 
 
-def check(destination: str | None, now: datetime) -> Checked:
+def check(
+    destination: str | None, now: datetime, *, loads: bool = True, builds: bool = True
+) -> Checked:
     """Check what can be known without loading anything; it sends a few requests to Mixpanel.
 
     Args:
         destination: Where to load; what is configured by default.
         now: The current instant, with a time zone.
+        loads: Whether the sync would load; if not, Mixpanel is not asked.
+        builds: Whether it would build the models.
     """
     lines: list[Line] = []
     _checked(lines, "settings", check_settings)
@@ -84,16 +88,18 @@ def check(destination: str | None, now: datetime) -> Checked:
         _add(lines, "declaration", "ok", f"{len(declared)} metrics")
     warehouse = _checked(lines, "database", lambda: open_warehouse(destination))
     if warehouse is not None:
-        _check_database(lines, warehouse)
+        _check_database(lines, warehouse, loads=loads, builds=builds)
+    if not loads:
+        return Checked(lines)
     settings = _checked(lines, "Mixpanel", load_configuration)
     if settings is not None:
         _check_mixpanel(lines, settings, warehouse, now)
     return Checked(lines)
 
 
-def _check_database(lines: list[Line], warehouse: Warehouse) -> None:
+def _check_database(lines: list[Line], warehouse: Warehouse, *, loads: bool, builds: bool) -> None:
     try:
-        warehouse.check()
+        warehouse.check(loads=loads, builds=builds)
         holder = warehouse.holder()
     except ConfigurationError as error:
         _add(lines, "database", "error", str(error))

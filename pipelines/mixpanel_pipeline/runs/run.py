@@ -138,7 +138,7 @@ class Run:
         if self._settings is not None:
             _ = self.events
         try:
-            with self.warehouse.lock():
+            with self.warehouse.lock(loads=self._settings is not None):
                 try:
                     with self.warehouse.kept_open():
                         self._runs.start(self.summary.run_id, self.now, self.summary.mode)

@@ -189,7 +189,8 @@ def status(warehouse: Warehouse, *, now: datetime, max_age: timedelta) -> Status
 
 def _read(warehouse: Warehouse, found: Status, now: datetime) -> None:
     raw = warehouse.raw
-    if not warehouse.has_table(raw, "sync_runs"):
+    # Before the first run, roles may be granted the table while it has no columns yet.
+    if "status" not in warehouse.columns(raw, "sync_runs"):
         return
     runs = f"{raw}.sync_runs"
     found.last_runs = [

@@ -67,7 +67,8 @@ class SyncRuns:
         """Enter a run; create the table, or the columns it lacks, before."""
         columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
         self.warehouse.create_schema(self.warehouse.raw)
-        self.warehouse.execute(f"create table if not exists {self._table} ({columns})")
+        if not self.warehouse.has_table(self.warehouse.raw, "sync_runs"):
+            self.warehouse.execute(f"create table if not exists {self._table} ({columns})")
         self._add_missing_columns()
         self._enter_noted()
         self.warehouse.execute(
