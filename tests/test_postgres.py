@@ -5,6 +5,7 @@ import os
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
@@ -13,7 +14,8 @@ from psycopg2 import sql
 
 from mixpanel_pipeline.engines import Postgres, open_warehouse
 from mixpanel_pipeline.engines.postgres import _PostgresClient, _PostgresEvents
-from mixpanel_pipeline.engines.postgres_connection import Credentials
+from mixpanel_pipeline.engines.postgres_connection import Credentials, check_server
+from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.transform import transform
 from mixpanel_pipeline.runs.working_directory import working_directory
@@ -178,6 +180,33 @@ def test_a_database_in_another_encoding_is_refused(warehouse, postgresql):
     ):
         pass
     postgresql.drop_database(name)
+
+
+def behind_a_pooler(connection):
+    """The connection as a pooler shows it: with a process of its own invention."""
+    return SimpleNamespace(
+        info=SimpleNamespace(backend_pid=-1), cursor=connection.cursor, close=lambda: None
+    )
+
+
+def test_a_pooler_is_refused_unless_it_keeps_sessions(warehouse, mixpanel):
+    with closing(warehouse.connect()) as one, closing(warehouse.connect()) as other:
+        one.autocommit = True
+        pooled = behind_a_pooler(one)
+        check_server(pooled, lambda: behind_a_pooler(other), "here")
+        # A pool of one session lends it to whoever begins a transaction.
+        with pytest.raises(ConfigurationError, match="a connection pooler in transaction mode"):
+            check_server(pooled, lambda: pooled, "here")
+        other.close()
+        with pytest.raises(SyncError, match="no second session"):
+            check_server(pooled, lambda: behind_a_pooler(ended(warehouse)), "here")
+
+
+def ended(warehouse):
+    """A connection that the server, or a pooler, has closed meanwhile."""
+    connection = warehouse.connect()
+    warehouse.execute(f"select pg_terminate_backend({connection.info.backend_pid}, 10000)")
+    return connection
 
 
 def test_text_is_utf_8_whatever_the_environment_says(warehouse, mixpanel, run_sync, monkeypatch):

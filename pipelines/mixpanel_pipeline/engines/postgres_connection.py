@@ -21,7 +21,7 @@ from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 
 from mixpanel_pipeline import project
 from mixpanel_pipeline.engines.schemas import Schemas
-from mixpanel_pipeline.errors import what_to_do
+from mixpanel_pipeline.errors import SyncError, what_to_do
 from mixpanel_pipeline.exact_configuration import configured, configured_value, resolved
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.settings_files import place_of
@@ -122,7 +122,8 @@ _REFUSALS = {
     ("query",): r"invalid \w+ value|invalid connection option|but SSL was required"
     r"|SSL not in use|authentication method requirement|definition of service|service file"
     r"|certificate|private key|unrecognized configuration parameter|requires a value"
-    r"|GSSAPI encryption required|not parse network address|invalid value for parameter",
+    r"|GSSAPI encryption required|not parse network address|invalid value for parameter"
+    r"|unsupported startup parameter",
 }
 _CONNECTION = (
     "Check that the server runs and takes this connection, and what is set in "
@@ -327,6 +328,7 @@ def check_server(connection: Any, connect: Callable[[], Any], location: str) -> 
     Raises:
         ConfigurationError: It is too old, is not in UTF-8, or is behind a pooler that gives each
             transaction a session of its own.
+        SyncError: It is behind a pooler that has no session left.
     """
     with closing(connection.cursor()) as cursor:
         cursor.execute(
@@ -348,19 +350,36 @@ def check_server(connection: Any, connect: Callable[[], Any], location: str) -> 
         # A pooler tells its client a process of its own invention.
         if connection.info.backend_pid == process:
             return
+        try:
+            cursor.execute("begin")
+            cursor.execute("commit")
+        except psycopg2.OperationalError as error:
+            raise _not_in_session_mode(location, "statement") from error
         with closing(connect()) as other, closing(other.cursor()) as others_cursor:
             # In a transaction, which holds on to a session that it was lent.
-            others_cursor.execute("select pg_backend_pid()")
-            processes = [others_cursor.fetchone()[0]]
+            try:
+                others_cursor.execute("select pg_backend_pid()")
+            except psycopg2.OperationalError as error:
+                raise SyncError(
+                    f"{location} is a connection pooler that had no second session to give. A sync "
+                    "needs three at once: make room, or raise default_pool_size in PgBouncer; then "
+                    "run again."
+                ) from error
+            # Of a pool of one session, a second is waited for in vain.
+            if others_cursor.fetchone()[0] == process:
+                raise _not_in_session_mode(location, "transaction")
             for _ in range(3):
                 cursor.execute("select pg_backend_pid()")
-                processes.append(cursor.fetchone()[0])
-        if processes[0] == process or set(processes[1:]) != {process}:
-            raise ConfigurationError(
-                f"{location} is a connection pooler in transaction mode, where a sync cannot hold "
-                "its lock. Connect to the server itself, or to the pooler in session mode: "
-                "pool_mode = session in PgBouncer, port 5432 instead of 6543 at Supabase."
-            )
+                if cursor.fetchone()[0] != process:
+                    raise _not_in_session_mode(location, "transaction")
+
+
+def _not_in_session_mode(location: str, mode: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{location} is a connection pooler in {mode} mode, where a sync cannot hold its lock. "
+        "Connect to the server itself, or to the pooler in session mode: pool_mode = session in "
+        "PgBouncer, port 5432 instead of 6543 at Supabase."
+    )
 
 
 def check_rights(cursor: Any, schemas: list[str], tables: dict[str, list[str]]) -> None:
