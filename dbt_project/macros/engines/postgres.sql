@@ -147,6 +147,22 @@
 {%- endmacro %}
 
 
+{% macro postgres__stored_descriptions(relation, kind) -%}
+    select
+        attname,
+        col_description(attrelid, attnum)
+    from pg_attribute
+    where
+        attrelid = {{ text_literal(postgres__name(relation)) }}::regclass
+        and attnum > 0
+        and not attisdropped
+    union all
+    select
+        null,
+        obj_description({{ text_literal(postgres__name(relation)) }}::regclass, 'pg_class')
+{%- endmacro %}
+
+
 {% macro postgres__names(columns) -%}
     {%- for column in columns -%}{{ adapter.quote(column[0]) }}{{ ', ' if not loop.last }}{%- endfor -%}
 {%- endmacro %}

@@ -21,6 +21,7 @@ from mixpanel_pipeline.runs import cohorts, rekeyed_ids, suppressed_ids, sweeps
 from mixpanel_pipeline.runs.built import forget_build, keep_build, to_build
 from mixpanel_pipeline.runs.coverage import missing
 from mixpanel_pipeline.runs.dataset import Dataset
+from mixpanel_pipeline.runs.descriptions import describe
 from mixpanel_pipeline.runs.load import Loaded, Loader
 from mixpanel_pipeline.runs.profiles import Profiles
 from mixpanel_pipeline.runs.progress import Progress
@@ -189,6 +190,10 @@ class Run:
             since=lacks.since if lacks else None,
             recorded=self._recorded,
         )
+        # Tables of which it says nothing are made by later versions alone.
+        if self.loaded.mode in ("first", "full_refresh"):
+            with self.warehouse.kept_open():
+                describe(self.warehouse)
         self._tell_missing()
 
     def load_backfill(self, days: Window) -> None:
