@@ -203,12 +203,14 @@ def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp
 def test_grants_are_configured_as_in_any_dbt_project(mixpanel, warehouse, run_sync, dbt_project):
     path = dbt_project / "dbt_project.yml"
     declared = yaml.safe_load(path.read_text(encoding="utf-8"))
-    declared["models"] = {"mixpanel": {"+grants": {"select": ["pg_monitor"]}}}
+    declared["models"]["mixpanel"]["+grants"] = {"select": ["pg_monitor"]}
     path.write_text(yaml.safe_dump(declared, sort_keys=False), encoding="utf-8")
-    mixpanel.add([event()])
-    for _ in range(2):
-        assert run_sync().error is None
+    may = "select has_table_privilege('pg_monitor', 'mixpanel.{}', '{}')"
+    for who, options in (("ada", {}), ("eve", {}), ("bob", {"full_refresh": True})):
+        mixpanel.add([event(who)])
+        assert run_sync(**options).error is None
         for name in (*VIEWS, "subscribers"):
-            assert rows(
-                warehouse, f"select has_table_privilege('pg_monitor', 'mixpanel.{name}', 'select')"
-            ) == [(True,)]
+            assert rows(warehouse, may.format(name, "select")) == [(True,)]
+        # Where grants are configured, dbt takes away all others.
+        assert rows(warehouse, may.format("subscribers", "insert")) == [(False,)]
+        warehouse.execute("grant insert on mixpanel.subscribers to pg_monitor")
