@@ -262,11 +262,7 @@ class Warehouse(ABC):
         return {name for (name,) in found}
 
     def has_table(self, schema: str, table: str) -> bool:
-        found = self.rows(
-            "select 1 from information_schema.tables where table_schema = %s and table_name = %s",
-            [schema, table],
-        )
-        return bool(found)
+        return bool(self.columns(schema, table))
 
 
 def utc_now() -> str:
