@@ -29,6 +29,7 @@
 \if :{?raw} \else \set raw mixpanel_raw \endif
 \if :{?marts} \else \set marts mixpanel \endif
 \set raw_staging :raw _staging
+\set failures :marts _dbt_test__audit
 
 begin;
 set local client_min_messages = warning;
@@ -54,6 +55,8 @@ select format('grant connect on database %I to %I', current_database(), :'analys
 create schema if not exists :"raw" authorization :"loader";
 create schema if not exists :"raw_staging" authorization :"loader";
 create schema if not exists :"marts" authorization :"transformer";
+-- Where dbt test --store-failures keeps the rows that it found.
+create schema if not exists :"failures" authorization :"transformer";
 
 -- The tables that both of them write. A sync adds their columns.
 create table if not exists :"raw".sync_lock (id integer primary key, token text not null);

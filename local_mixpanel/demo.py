@@ -79,6 +79,9 @@ def _configure(server: LocalMixpanel) -> None:
         "TIMEZONE": "UTC",
         "EVENTS": "tracked",
         "INITIAL_WINDOW_DAYS": "45",
+        # Who is told how the project's syncs end has no use for these.
+        "WEBHOOK_URL": "",
+        "HEARTBEAT_URL": "",
     }.items():
         os.environ[f"SOURCES__MIXPANEL__{name}"] = value
 

@@ -1,6 +1,5 @@
 """What the project says of tables and columns stands in the database, as comments."""
 
-import pytest
 import yaml
 
 from mixpanel_pipeline import project
@@ -62,13 +61,9 @@ def test_every_description_is_in_the_database_and_follows_the_project(
     assert run_sync().error is None
     said = documented()
     found = stored(warehouse)
-    # These are made once somebody is forgotten.
-    later = {key for key in said if key[1] in ("suppressed_ids", "forgotten")}
-    assert said.keys() - found.keys() - later == set()
+    assert said.keys() - found.keys() == set()
     assert {
-        key: text
-        for key, text in said.items()
-        if key not in later and "{" not in text and found[key] != text.strip()
+        key: text for key, text in said.items() if "{" not in text and found[key] != text.strip()
     } == {}
     metric = ("mixpanel", "subscribers", "app_sessions")
     assert found[metric].startswith("Sessions in the app")
@@ -86,16 +81,18 @@ def test_every_description_is_in_the_database_and_follows_the_project(
     assert stored(warehouse) == changed | {about: stored(warehouse)[about]}
 
 
-@pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
-def test_neither_a_sync_nor_a_rebuild_writes_comments_again(mixpanel, warehouse, run_sync):
+def test_neither_a_sync_nor_a_rebuild_changes_comments(mixpanel, warehouse, run_sync):
     mixpanel.add([event()])
     assert run_sync().error is None
-    before = stored(warehouse)
-    # A row that is written anew has another version.
-    written = "select xmin::text, objoid, objsubid from pg_description order by 2, 3"
-    versions = rows(warehouse, written)
+    before = stored(warehouse), written(warehouse)
     mixpanel.add([event("eve")])
     assert run_sync().error is None
     assert call_dbt(warehouse, ["run", "--full-refresh"]).success
-    assert rows(warehouse, written) == versions
-    assert stored(warehouse) == before
+    assert (stored(warehouse), written(warehouse)) == before
+
+
+def written(warehouse):
+    """The versions of the comments' rows, where there are any: a row written anew has another."""
+    if warehouse.name == "duckdb":
+        return []
+    return rows(warehouse, "select xmin::text, objoid, objsubid from pg_description order by 2, 3")

@@ -1,5 +1,6 @@
 """The roles of docs/roles.sql: each can do its part of a sync, and nothing beyond."""
 
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,15 +16,20 @@ from mixpanel_pipeline.engines import open_warehouse
 from mixpanel_pipeline.engines.postgres import Postgres
 from mixpanel_pipeline.project import folder
 from mixpanel_pipeline.runs.check import check
+from mixpanel_pipeline.runs.forgetting import forget
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.status import status
+from mixpanel_pipeline.runs.transform import call_dbt
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
 pytestmark = pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+
+
+SECRET = "a secret that is long enough for keys"
 
 
 def event(who="ada"):
@@ -138,7 +144,7 @@ def assert_analyst_reads_the_models_alone(warehouse, analyst):
 
 
 def test_each_role_does_its_part_and_the_analyst_reads_the_models_whatever_is_built(
-    mixpanel, warehouse, script, administer, as_role, dbt_project, metrics
+    mixpanel, warehouse, script, administer, as_role, dbt_project, metrics, monkeypatch
 ):
     # Also what is there from before changes hands.
     administer("create schema mixpanel_raw authorization team_admin")
@@ -148,10 +154,12 @@ def test_each_role_does_its_part_and_the_analyst_reads_the_models_whatever_is_bu
     loader, transformer = as_role("team_loader"), as_role("team_transformer")
     analyst = as_role("team_ann")
 
+    users = itertools.count()
+
     def load(**options):
         loader = as_role("team_loader")
         assert check(None, NOW, builds=False).is_ok
-        mixpanel.add([event(f"user {len(mixpanel.requests)}")])
+        mixpanel.add([event(f"user {next(users)}")])
         done = sync(loader, load_configuration(), now=NOW, skip_transform=True, **options)
         assert (done.status, done.error, done.subscribers) == ("ok", None, None)
 
@@ -180,6 +188,8 @@ def test_each_role_does_its_part_and_the_analyst_reads_the_models_whatever_is_bu
     assert_analyst_reads_the_models_alone(warehouse, analyst)
     assert "mixpanel.added" in relations(warehouse, "mixpanel")
     assert [row["again"] for row in subscribers(warehouse).values()] == [1, 1]
+    by_hand = ["test", "--store-failures", "--select", "invariants_hold"]
+    assert call_dbt(transformer, by_hand).success
     # The models and the raw dataset are the other one's.
     assert refused(loader, [f"select * from {name}" for name in relations(warehouse, "mixpanel")])
     writes = [f"delete from {name}" for name in relations(warehouse, "mixpanel_raw")]
@@ -190,7 +200,12 @@ def test_each_role_does_its_part_and_the_analyst_reads_the_models_whatever_is_bu
     with pytest.raises(ConfigurationError, match="alter table mixpanel_raw"):
         remove_events(as_role("team_transformer"), "true")
     administer("create role team_keeper login in role team_loader, team_transformer")
-    assert remove_events(as_role("team_keeper"), "true").events == 2
+    assert remove_events(as_role("team_keeper"), "true", dry_run=True).events == 2
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", SECRET)
+    assert forget(as_role("team_keeper"), ["user 0"], SECRET).events == 1
+    load()
+    loaded = rows(warehouse, "select distinct_id from mixpanel_raw.events order by 1")
+    assert loaded == [("user 1",), ("user 2",)]
 
 
 def test_one_role_may_take_over_what_another_has_synced(

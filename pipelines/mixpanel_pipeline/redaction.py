@@ -15,8 +15,20 @@ _PLACES = (
 _RECOGNISABLE = 12
 
 
+_hidden: set[str] = set()
+
+
+def hide(url: str) -> None:
+    """From now on `redacted` hides a URL that is a secret itself, and its path alone as well."""
+    path = url.partition("://")[2].partition("/")[2]
+    _hidden.update(text for text in (url, path) if len(text) >= _RECOGNISABLE)
+
+
 def redacted(text: str) -> str:
     """The text without the secrets that stand in URLs, connection strings and headers."""
+    # A URL before its path, which is a part of it.
+    for secret in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(secret, "***")
     for place in _PLACES:
         text = place.sub(r"\1***", text)
     return text

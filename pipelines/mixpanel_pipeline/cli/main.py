@@ -6,6 +6,7 @@
     python pipelines/run.py audit --heal        compare with Mixpanel's own counts, and repair
     python pipelines/run.py init                begin a project in an empty folder (installed)
     python pipelines/run.py check               whether a sync would work
+    python pipelines/run.py plan                what a sync would do
     python pipelines/run.py status              how things stand
     python pipelines/run.py remove --where SQL  remove events, and count without them
     python pipelines/run.py forget ID…          all that is stored of people, for good
@@ -30,24 +31,30 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn
 
 from mixpanel_pipeline import interruption, project
 from mixpanel_pipeline.cli.logs import Logs, add_options, level_of
+from mixpanel_pipeline.cli.what_to_sync import (
+    add_what_to_sync,
+    check_what_to_sync,
+    settings_and_days,
+)
 from mixpanel_pipeline.runs.summary import Summary, new_run_id
 
 if TYPE_CHECKING:
     from mixpanel_pipeline.runs.audit import Audit
     from mixpanel_pipeline.runs.progress import Progress
     from mixpanel_pipeline.source import Mode
+    from mixpanel_pipeline.source.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # Commands with options of their own.
-_OF_THEIR_OWN = ("check", "dbt", "forget", "init", "remove", "status")
+_OF_THEIR_OWN = ("check", "dbt", "forget", "init", "plan", "remove", "status")
 EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
@@ -91,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _report_audit(_audit(options), as_json=options.json)
         return _report(_sync(parser, options), as_json=options.json)
     except ConfigurationError as error:
+        _tell_refusal(options, error)
         _report_failure(options, str(error))
         return EXIT_USAGE
     except BaseException:
@@ -119,6 +127,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.forget import forget
     from mixpanel_pipeline.cli.init import init
+    from mixpanel_pipeline.cli.plan import plan
     from mixpanel_pipeline.cli.remove import remove
     from mixpanel_pipeline.cli.status import status
     from mixpanel_pipeline.settings import check_settings
@@ -127,7 +136,13 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     # dbt deals with signals itself, and a removal is one transaction.
     interruption.unblock()
     Logs()
-    commands = {"dbt": run_dbt, "forget": forget, "remove": remove, "status": status}
+    commands = {
+        "dbt": run_dbt,
+        "forget": forget,
+        "plan": plan,
+        "remove": remove,
+        "status": status,
+    }
     try:
         if command == "check":
             return check(arguments)
@@ -141,6 +156,22 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     except ConfigurationError as error:
         logger.error("%s", error)
         return EXIT_USAGE
+
+
+def _tell_refusal(options: argparse.Namespace, error: "ConfigurationError") -> None:
+    """Tell those who are told of failures, where a sync or an audit was to begin."""
+    if options.command == "demo":
+        return
+    from mixpanel_pipeline.runs.notifications import tell_refusal
+
+    tell_refusal(
+        error,
+        settings=None,
+        destination=options.destination,
+        run_id=options.run_id,
+        now=options.started_at,
+        mode="audit" if options.command == "audit" else _mode(options),
+    )
 
 
 def _report_failure(options: argparse.Namespace, message: str) -> int:
@@ -238,18 +269,10 @@ def _progress(options: argparse.Namespace) -> "Progress":
 def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summary:
     from mixpanel_pipeline.engines import open_warehouse
     from mixpanel_pipeline.runs.pipeline import sync
-    from mixpanel_pipeline.source.configuration import load_configuration
-    from mixpanel_pipeline.source.window import Window, last_day
 
     now = options.started_at
     warehouse = open_warehouse(options.destination)
-    settings = None if options.skip_load else load_configuration()
-    backfill = None
-    if settings is not None and options.from_date:
-        backfill = Window(options.from_date, options.to_date)
-        today = last_day(now, settings.zone, "today")
-        if backfill.to_date > today:
-            parser.error(f"--to-date {backfill.to_date} is in the future (today is {today})")
+    settings, backfill = settings_and_days(parser, options, now)
     options.destination = warehouse.name
     with interruption.raised():
         return sync(
@@ -291,26 +314,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--heal", action="store_true", help="audit: load the days again of which events are missing"
     )
-    parser.add_argument(
-        "--from-date",
-        type=_day,
-        metavar="D",
-        help="load the days from D (YYYY-MM-DD) to --to-date, both included, whatever is loaded "
-        "already; the watermark stays where it is",
-    )
-    parser.add_argument("--to-date", type=_day, metavar="D", help="the last day of the backfill")
-    parser.add_argument(
-        "--full-refresh",
-        action="store_true",
-        help="load the whole initial window again, whatever the watermark, and rebuild the models",
-    )
+    add_what_to_sync(parser)
     parser.add_argument(
         "--destination",
         choices=["duckdb", "postgres"],
         help="where to load, instead of the configured destination_type (default duckdb)",
     )
-    parser.add_argument("--skip-transform", action="store_true", help="only load")
-    parser.add_argument("--skip-load", action="store_true", help="only build the models")
     parser.add_argument(
         "--json",
         action="store_true",
@@ -323,29 +332,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if bool(options.from_date) != bool(options.to_date):
-        parser.error("--from-date and --to-date go together")
-    if options.from_date and options.from_date > options.to_date:
-        parser.error(f"--from-date {options.from_date} is after --to-date {options.to_date}")
-    if options.from_date and options.full_refresh:
-        parser.error("--full-refresh loads the initial window: give it or days, not both")
-    if options.skip_load and options.skip_transform:
-        parser.error("--skip-load and --skip-transform together leave nothing to do")
     if options.command != "audit" and (options.days or options.heal):
         parser.error("--days and --heal belong to audit")
     if options.command == "audit" and (
         options.from_date or options.full_refresh or options.skip_load
     ):
         parser.error("audit takes --days, --heal, --skip-transform, --destination and --json")
-    if options.skip_load and options.from_date:
-        parser.error("--from-date says what to load, --skip-load not to")
-
-
-def _day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a day like 2026-01-31") from None
+    check_what_to_sync(parser, options)
 
 
 def _number_of_days(text: str) -> int:

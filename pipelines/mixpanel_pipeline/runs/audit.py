@@ -70,6 +70,11 @@ class Audit:
     """Those that are left."""
     error: str | None = None
 
+    @property
+    def to_look_at(self) -> list[Difference]:
+        """The differences for which there is something to do."""
+        return [each for each in self.differences if not each.is_explained]
+
     def as_json(self) -> str:
         """One JSON object on one line."""
         return json.dumps(asdict(self), default=lambda value: value.isoformat())
@@ -129,6 +134,16 @@ def compare(run: Run, days: int, *, heal: bool = False) -> Audit:
     return after
 
 
+def requests_needed(events: Sequence[str] | None) -> int:
+    """How many requests the hour has to have left for an audit after a sync.
+
+    Comparing takes a query per batch of names, twice when something is healed, and one for the
+    names themselves. A sync does not wait for an hour to pass.
+    """
+    queries = len(list(batches(events))) if events else _BATCHES_OF_ALL
+    return 2 * queries + 3
+
+
 def heal_after_sync(run: Run, days: int) -> None:
     """Audit and heal the last `days` days as a part of a sync; 0 for none.
 
@@ -136,10 +151,7 @@ def heal_after_sync(run: Run, days: int) -> None:
     """
     if not days:
         return
-    # Comparing takes a query per batch of names, twice when something is healed, and one for
-    # the names themselves. A sync does not wait for an hour to pass.
-    queries = len(list(batches(run.events))) if run.events else _BATCHES_OF_ALL
-    needed = 2 * queries + 3
+    needed = requests_needed(run.events)
     if run.client.budget.left < needed:
         logger.warning(
             "No audit after this sync: of this hour's requests fewer than %s are left.", needed

@@ -1,28 +1,13 @@
 """Which days were loaded for which names, as the runs of the past tell."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.runs.sync_runs import LoadedDays, SyncRuns
 from mixpanel_pipeline.source.window import Window
-
-# A run enters the days it has loaded after it committed them, so a crash claims too little.
-# What an audit loads again are single days, and not all between them.
-_RUNS = """
-    select
-        event_names,
-        from_date,
-        case when by_arrival then to_date else least(loaded_to_date, to_date) end,
-        by_arrival
-    from (
-        select *, mode = 'incremental' and cursor_column = 'processed_at' as by_arrival
-        from {raw}.sync_runs
-        where mode <> 'audit' and event_names is not null and loaded_to_date is not null
-    ) as runs
-    order by id
-"""
 
 
 @dataclass(frozen=True)
@@ -54,19 +39,24 @@ def missing(warehouse: Warehouse, names: Sequence[str] | None) -> Missing | None
         warehouse: Where; its `sync_runs` tells.
         names: The names that are asked for now; None for all.
     """
+    return lacking(SyncRuns(warehouse).loaded_days(), names)
+
+
+def lacking(loaded: Iterable[LoadedDays], names: Sequence[str] | None) -> Missing | None:
+    """`missing`, of days that were loaded one after the other."""
     wanted: list[str | None] = [None] if names is None else list(names)
-    lacking: dict[str | None, set[date]] = {name: set() for name in wanted}
-    for described, first, last, by_arrival in warehouse.rows(_RUNS.format(raw=warehouse.raw)):
+    lacks: dict[str | None, set[date]] = {name: set() for name in wanted}
+    for described, first, last, by_arrival in loaded:
         if first > last:
             continue
         asked = None if described == "all" else json.loads(described)
-        for name, days in lacking.items():
+        for name, days in lacks.items():
             if asked is not None and name not in asked:
                 days.update(Window(first, last).days)
             elif days and not by_arrival:
                 days.difference_update(Window(first, last).days)
-    days = set[date]().union(*lacking.values())
+    days = set[date]().union(*lacks.values())
     if not days:
         return None
-    of_names = [name for name, lacks in lacking.items() if name is not None and lacks]
+    of_names = [name for name, days_of in lacks.items() if name is not None and days_of]
     return Missing(len(days), min(days), of_names or None)

@@ -1,5 +1,6 @@
 """The table `dataset`: what the raw dataset was loaded with, and so has to be loaded with."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mixpanel_pipeline.engines import Warehouse
@@ -29,14 +30,27 @@ class Dataset:
         Raises:
             ConfigurationError: One of them is not what the events were loaded with.
         """
-        configured = {name: getattr(self.settings, name) for name in _SETTINGS}
         columns = self.warehouse.columns(self.warehouse.raw, "dataset")
+        rule, to_record = self._compared(columns)
         if not columns:
             defined = ", ".join(f"{name} text" for name in (*_SETTINGS, "event_keys"))
             self.warehouse.execute(f"create table {self._table} ({defined})")
         elif "event_keys" not in columns:
             self.warehouse.execute(f"alter table {self._table} add column event_keys text")
-        found = self.warehouse.rows(f"select {', '.join(_SETTINGS)}, event_keys from {self._table}")
+        if to_record:
+            self._record(to_record)
+        return rule
+
+    def compare(self) -> None:
+        """`check`, for who records nothing."""
+        self._compared(self.warehouse.columns(self.warehouse.raw, "dataset"))
+
+    def _compared(self, columns: Collection[str]) -> tuple[str, dict[str, str | None] | None]:
+        """The rule, and what is to be recorded, if anything is."""
+        configured = {name: getattr(self.settings, name) for name in _SETTINGS}
+        rule_column = "event_keys" if "event_keys" in columns else "null"
+        read = f"select {', '.join(_SETTINGS)}, {rule_column} from {self._table}"
+        found = self.warehouse.rows(read) if columns else []
         recorded = dict(zip(_SETTINGS, found[0], strict=False)) if found else {}
         recorded_rule = found[0][-1] if found else None
         changed = [
@@ -49,9 +63,8 @@ class Dataset:
             raise ConfigurationError(self._refusal(changed[0], recorded[changed[0]]))
         known = configured if changed else {n: configured[n] or recorded.get(n) for n in _SETTINGS}
         rule: str = recorded_rule or KEY_RULES[0 if self._has_events() else -1]
-        if known != recorded or rule != recorded_rule:
-            self._record({**known, "event_keys": rule})
-        return rule
+        is_recorded = known == recorded and rule == recorded_rule
+        return rule, None if is_recorded else {**known, "event_keys": rule}
 
     @property
     def _table(self) -> str:

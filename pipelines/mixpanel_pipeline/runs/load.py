@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from pathlib import Path
 
 import dlt
@@ -16,6 +16,7 @@ from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.runs import rekeyed_ids
+from mixpanel_pipeline.runs.decided import arrivals_since, days_again, what_is_new
 from mixpanel_pipeline.runs.dlt_settings import only_ours
 from mixpanel_pipeline.runs.new_events import NewEvents
 from mixpanel_pipeline.runs.state import PIPELINE, Watermark, restored, watermark_of
@@ -28,14 +29,8 @@ from mixpanel_pipeline.source.delivered import Delivered
 from mixpanel_pipeline.source.downloads import Download, downloads
 from mixpanel_pipeline.source.errors import ExportError
 from mixpanel_pipeline.source.fetcher import Fetcher
-from mixpanel_pipeline.source.plan import Cursor, Stage, arrivals, days_become_askable
-from mixpanel_pipeline.source.window import (
-    Window,
-    incremental_window,
-    initial_window,
-    last_day,
-    later,
-)
+from mixpanel_pipeline.source.plan import Cursor, Stage
+from mixpanel_pipeline.source.window import Window, later
 
 
 @dataclass
@@ -145,10 +140,22 @@ class Loader:
         """
         with only_ours(), self._opened() as (pipeline, spool):
             watermark = watermark_of(pipeline)
-            mode: Mode = "full_refresh" if full_refresh else "incremental" if watermark else "first"
-            self._begin(mode, watermark)
-            for stage in self._stages(watermark, full_refresh, since, recorded):
-                self._load(pipeline, spool, stage)
+            settings, now = self._settings, self._now
+            decided = what_is_new(
+                settings,
+                now,
+                watermark,
+                full_refresh=full_refresh,
+                since=since,
+                recorded=recorded,
+            )
+            self._begin(decided.mode, watermark)
+            for stage in decided.stages:
+                self._load(pipeline, spool, stage, decided.window)
+            # From here on by arrival: what those days delivered says since when.
+            newest = self._loaded.delivery.newest_processed
+            if decided.goes_on_by_arrival and newest is not None:
+                self._load(pipeline, spool, arrivals_since(settings, now, newest), decided.window)
 
     def load_days(self, days: Window, mode: Mode, *, already: date | None = None) -> None:
         """Load whole days again; the watermark stays where it is.
@@ -166,8 +173,7 @@ class Loader:
             self._begin(mode, watermark_of(pipeline))
             if mode == "backfill":
                 self._loaded.loaded_to_date = already
-            stage = Stage(days.after(already), None, self._now)
-            self._load(pipeline, spool, stage, window=days)
+            self._load(pipeline, spool, days_again(days, already, self._now), days)
 
     def _begin(self, mode: Mode, watermark: Watermark | None) -> None:
         if self._loaded.mode is None:
@@ -175,68 +181,9 @@ class Loader:
             self._loaded.watermark_before = watermark.instant if watermark else None
         self._loaded.watermark = watermark.instant if watermark else None
 
-    def _stages(
-        self,
-        watermark: Watermark | None,
-        full_refresh: bool,
-        since: date | None,
-        recorded: datetime | None,
-    ) -> Iterator[Stage]:
-        settings, zone = self._settings, self._settings.zone
-        last = last_day(self._now, zone, settings.end_day)
-        cursors = {watermark.cursor if watermark else settings.cursor, settings.cursor}
-        if watermark and cursors == {"processed_at"} and not full_refresh:
-            by_arrival = self._arrivals_since(watermark.instant)
-            self._loaded.window = self._loaded.window or by_arrival.window
-            # Earlier versions did not say to where they had asked.
-            asked_to = watermark.asked_to or watermark.instant.astimezone(zone).date() - timedelta(
-                days=settings.arrival_days
-            )
-            if become_askable := days_become_askable(asked_to, by_arrival):
-                yield become_askable
-            yield by_arrival
-            return
-        days = initial_window(last, settings.initial_window_days)
-        if watermark is not None:
-            # Whole days vouch only for what happened since the watermark. Of an event that arrived
-            # since then, all that is known is that it happened at most `arrival_days` before.
-            new = incremental_window(
-                watermark.instant - settings.lookback,
-                last,
-                zone,
-                days_before=0 if cursors == {"occurred_at"} else settings.arrival_days,
-            )
-            days = days.joined(new) if full_refresh else new
-        elif recorded is not None:
-            # Of either cursor: the record is there for when nothing else is.
-            days_before = settings.arrival_days
-            start = recorded - settings.lookback
-            days = days.joined(incremental_window(start, last, zone, days_before=days_before))
-        if since is not None and since < days.from_date:
-            days = Window(since, last)
-        restarts = full_refresh or watermark is None or watermark.cursor != "occurred_at"
-        yield Stage(days, "occurred_at", self._now, restarts=restarts)
-        # From here on by arrival: what those days delivered says since when.
-        newest = self._loaded.delivery.newest_processed
-        if settings.cursor == "processed_at" and newest is not None:
-            yield self._arrivals_since(newest)
-
-    def _arrivals_since(self, instant: datetime) -> Stage:
-        return arrivals(
-            instant,
-            self._now,
-            lookback=self._settings.lookback,
-            arrival_days=self._settings.arrival_days,
-            timezone=self._settings.zone,
-            last_event_day=last_day(self._now, self._settings.zone, self._settings.end_day),
-        )
-
-    def _load(
-        self, pipeline: dlt.Pipeline, spool: Path, stage: Stage, window: Window | None = None
-    ) -> None:
+    def _load(self, pipeline: dlt.Pipeline, spool: Path, stage: Stage, window: Window) -> None:
         loaded = self._loaded
-        if loaded.window is None:
-            loaded.window = window or stage.window
+        loaded.window = loaded.window or window
         loaded.cursor = stage.cursor or loaded.cursor
         loaded.days_total += stage.days.length
         received_before = loaded.delivery.events_received

@@ -1,16 +1,20 @@
 """What the command does: one sync, or one audit."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from mixpanel_pipeline.declaration import refuse_list_that_lacks
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.runs.audit import DEFAULT_DAYS, Audit, compare, heal_after_sync
+from mixpanel_pipeline.runs.notifications import tell, tell_refusal
 from mixpanel_pipeline.runs.progress import Progress
 from mixpanel_pipeline.runs.run import Run
-from mixpanel_pipeline.runs.summary import Summary
+from mixpanel_pipeline.runs.summary import Summary, new_run_id
 from mixpanel_pipeline.runs.transform import dbt_folders
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration, load_configuration
+from mixpanel_pipeline.source.errors import ConfigurationError
 from mixpanel_pipeline.source.window import Window
 
 
@@ -47,12 +51,13 @@ def sync(
         ConfigurationError: A setting is missing or cannot be what it is, or the settings are not
             those that the dataset was loaded with.
     """
-    now = now or datetime.now(UTC)
-    warehouse = warehouse or open_warehouse(None)
-    settings = None if skip_load else settings or load_configuration()
-    if settings is not None and not skip_transform:
-        refuse_list_that_lacks(settings.event_names)
+    now, run_id = now or datetime.now(UTC), run_id or new_run_id()
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
+    with _refusals_told(settings, warehouse, run_id=run_id, now=now, mode=mode):
+        warehouse = warehouse or open_warehouse(None)
+        settings = None if skip_load else settings or load_configuration()
+        if settings is not None and not skip_transform:
+            refuse_list_that_lacks(settings.event_names)
     run = Run(warehouse, settings, mode, now=now, run_id=run_id, progress=progress)
 
     def steps() -> None:
@@ -75,7 +80,8 @@ def sync(
         if failure is not None:
             raise failure
 
-    run.perform(steps)
+    _perform(run, steps)
+    tell(run)
     return run.summary
 
 
@@ -108,8 +114,9 @@ def audit(
     Raises:
         ConfigurationError: As `sync`.
     """
-    now = now or datetime.now(UTC)
-    warehouse, settings = warehouse or open_warehouse(None), settings or load_configuration()
+    now, run_id = now or datetime.now(UTC), run_id or new_run_id()
+    with _refusals_told(settings, warehouse, run_id=run_id, now=now, mode="audit"):
+        warehouse, settings = warehouse or open_warehouse(None), settings or load_configuration()
     run = Run(warehouse, settings, "audit", now=now, run_id=run_id, progress=progress)
     found = Audit("impossible", error="Another sync is running: try again when it has ended.")
 
@@ -119,8 +126,55 @@ def audit(
         if found.healed_days and not skip_transform:
             run.transform()
 
-    run.perform(steps)
+    _perform(run, steps)
     if run.summary.status == "failed":
         # What was healed before the failure is healed.
         found.status, found.error = "impossible", run.summary.error
+    is_differing = found.status == "differing"
+    tell(run, differing=len(found.to_look_at) if is_differing else 0)
     return found
+
+
+def _perform(run: Run, steps: Callable[[], None]) -> None:
+    """`Run.perform`; of what it raises are told who are told of failures."""
+    summary = run.summary
+    refused = _refusals_told(
+        run.source_settings,
+        run.warehouse,
+        run_id=summary.run_id,
+        now=run.now,
+        mode=summary.mode,
+    )
+    with refused:
+        try:
+            run.perform(steps)
+        except BaseException as error:
+            # Otherwise it had not begun.
+            if summary.status == "failed":
+                tell(run)
+                if isinstance(error, ConfigurationError):
+                    error.is_told = True
+            raise
+
+
+@contextmanager
+def _refusals_told(
+    settings: MixpanelConfiguration | None,
+    warehouse: Warehouse | None,
+    *,
+    run_id: str,
+    now: datetime,
+    mode: Mode,
+) -> Iterator[None]:
+    try:
+        yield
+    except ConfigurationError as error:
+        tell_refusal(
+            error,
+            settings=settings,
+            destination=warehouse,
+            run_id=run_id,
+            now=now,
+            mode=mode,
+        )
+        raise

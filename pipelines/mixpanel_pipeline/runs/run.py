@@ -10,7 +10,7 @@ from functools import cached_property
 import duckdb
 import psycopg2
 
-from mixpanel_pipeline import interruption
+from mixpanel_pipeline import interruption, project
 from mixpanel_pipeline.declaration import identity_events, refuse_what_needs, tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
@@ -18,7 +18,7 @@ from mixpanel_pipeline.events.decoding import KEY_RULES
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.runs import cohorts, rekeyed_ids, suppressed_ids, sweeps
-from mixpanel_pipeline.runs.built import forget_build, keep_build, to_build
+from mixpanel_pipeline.runs.built import Missing, forget_build, keep_build, to_build
 from mixpanel_pipeline.runs.coverage import missing
 from mixpanel_pipeline.runs.dataset import Dataset
 from mixpanel_pipeline.runs.descriptions import describe
@@ -80,6 +80,11 @@ class Run:
             started_at=now.astimezone(UTC),
         )
         self.loaded = Loaded()
+        self.reason: str | None = None
+        """Why it failed, as others than the people of the database may be told."""
+        self.failures = 0
+        """How many runs before it have failed since one succeeded, since `failing_since`."""
+        self.failing_since: datetime | None = None
         self._settings = settings
         self._key_rule = KEY_RULES[-1]
         self._suppression: Suppression | None = None
@@ -88,7 +93,7 @@ class Run:
         self._runs = SyncRuns(warehouse)
         self._is_entered = False
         self._event_names: str | None = None
-        self._denied: frozenset[str] = frozenset()
+        self.denied: frozenset[str] = frozenset()
         self._started = time.monotonic()
         self._transform_seconds: float | None = None
 
@@ -97,6 +102,11 @@ class Run:
         """The source's configuration."""
         if self._settings is None:
             raise RuntimeError("a run without settings asks nothing of Mixpanel")
+        return self._settings
+
+    @property
+    def source_settings(self) -> MixpanelConfiguration | None:
+        """`settings`, if there are any."""
         return self._settings
 
     @cached_property
@@ -133,17 +143,16 @@ class Run:
                 being loaded, the settings are not those that the dataset was loaded with, or its
                 schemas or the state folder cannot be used.
         """
-        withheld = withheld_names(self._settings)
-        self._denied = withheld["events_denied"]
-        refuse_what_needs(withheld)
-        if self._settings is not None:
-            _ = self.events
+        self.check_declaration()
         try:
             with self.warehouse.lock(loads=self._settings is not None):
                 try:
                     with self.warehouse.kept_open():
                         self._runs.start(self.summary.run_id, self.now, self.summary.mode)
                         self._is_entered = True
+                        self.failures, self.failing_since = self._runs.failures_before(
+                            self.summary.run_id, self.summary.mode
+                        )
                         self._prepare()
                     with self._progress.shown():
                         steps()
@@ -170,10 +179,24 @@ class Run:
         finally:
             self.summary.duration_seconds = round(time.monotonic() - self._started, 3)
 
+    def check_declaration(self) -> None:
+        """Check what can be without the database.
+
+        Raises:
+            ConfigurationError: There are no events to ask for, or a metric needs what is kept from
+                being loaded.
+        """
+        withheld = withheld_names(self._settings)
+        self.denied = withheld["events_denied"]
+        refuse_what_needs(withheld)
+        if self._settings is not None:
+            _ = self.events
+
     def _prepare(self) -> None:
-        self._runs.reconsider(self._denied)
+        self._runs.reconsider(self.denied)
         if self._settings is not None:
             self._key_rule = Dataset(self.warehouse, self._settings).check()
+            suppressed_ids.prepare(self.warehouse)
             secret = self._settings.hash_secret
             self._suppression = suppressed_ids.suppression(self.warehouse, secret)
             # Here, as it asks the database, which need not be opened for it once more.
@@ -215,15 +238,26 @@ class Run:
         Once for a list of names: who changes it may have mistyped another one, and the events of
         a table are searched for a name no more often than that.
         """
-        names = names_to_check(self.events)
-        if not self._is_entered or not names:
+        if not self._is_entered:
             return
         with self.warehouse.kept_open():
-            if self._runs.has_checked(described(names)):
-                return
-            absent = absent_names(self.warehouse, names)
-        if tell_unknown(self.client, absent):
-            self._runs.update(self.summary.run_id, names_checked=described(names))
+            absent = self.unchecked_names(self._runs)
+        if absent is not None and tell_unknown(self.client, absent):
+            names = described(names_to_check(self.events))
+            self._runs.update(self.summary.run_id, names_checked=names)
+
+    def unchecked_names(self, runs: SyncRuns) -> list[str] | None:
+        """The names of which no event is loaded; None when their list was checked before.
+
+        Args:
+            runs: The record of runs.
+        """
+        names = names_to_check(self.events)
+        if not names or runs.has_checked(described(names)):
+            return None
+        if not self.warehouse.has_table(self.warehouse.raw, "events"):
+            return names
+        return absent_names(self.warehouse, names)
 
     def load_profiles(self) -> ExportError | None:
         """Sweep profiles and cohorts, where they are asked for and due; see `Sweeper.sweep`.
@@ -288,10 +322,15 @@ class Run:
             self.summary.days_missing, self.summary.missing_since = lacks.days, lacks.since
             logger.warning("%s: --full-refresh loads them.", lacks)
 
+    def to_build(self, *, full_refresh: bool) -> Missing:
+        """What dbt has to build as things stand."""
+        if full_refresh or self._settings is None:
+            return "everything"
+        return to_build(self.warehouse, build_arguments(), self.now)
+
     def _build(self, *, full_refresh: bool) -> None:
         arguments = build_arguments()
-        is_asked_for = full_refresh or self._settings is None
-        lacks = "everything" if is_asked_for else to_build(self.warehouse, arguments, self.now)
+        lacks = self.to_build(full_refresh=full_refresh)
         if lacks == "nothing":
             return
         forget_build(self.warehouse)
@@ -339,6 +378,12 @@ class Run:
                 what = f"{self.warehouse.name} at {self.warehouse.location} failed"
             said = self.warehouse.told(error)
             self.summary.error = self.without_secrets(f"{what}: {said}")
+        self.reason = self.summary.error
+        if not isinstance(error, ConfigurationError | ExportError | KeyboardInterrupt):
+            # What a database says, or dbt or Python, may have values of events in it.
+            what, colon, _ = self.summary.error.partition(": ")
+            more = f"; the record of runs says more: {project.COMMAND} status"
+            self.reason = f"{what}{more if colon else ''}"
 
     def without_secrets(self, text: str) -> str:
         """The text as it may be shown and kept."""
@@ -382,7 +427,7 @@ class Run:
                 "mode": loaded.mode,
                 "cursor_column": loaded.cursor,
                 "event_names": self._event_names,
-                "events_denied": described(sorted(self._denied)) if self._denied else None,
+                "events_denied": described(sorted(self.denied)) if self.denied else None,
                 "from_date": window and window.from_date,
                 "to_date": window and window.to_date,
                 "loaded_to_date": loaded.loaded_to_date,

@@ -30,6 +30,7 @@ _DLT_NEEDS = {
     "schema_names",
 }
 _CURSORS = ("occurred_at", "processed_at")
+_UNDECODABLE = "undecodable"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,17 @@ def restored(pipeline: dlt.Pipeline, warehouse: Warehouse, now: datetime) -> dlt
 
 def watermark_of(pipeline: dlt.Pipeline) -> Watermark | None:
     """The watermark that the pipeline's state holds; None before the first event."""
-    state = _of_events(pipeline.state)
+    return _watermark(pipeline.state)
+
+
+def stored_watermark(warehouse: Warehouse) -> Watermark | None:
+    """The watermark that `restored` would bring; None when it would be set aside as well."""
+    state = _stored(warehouse)
+    return _watermark(state) if state is not None and _is_readable(state) else None
+
+
+def _watermark(state: Any) -> Watermark | None:
+    state = _of_events(state)
     cursor: Cursor = state.get("cursor", "occurred_at")
     stored = state.get("incremental", {}).get(cursor, {}).get("last_value")
     instant = parse_instant(stored)
@@ -83,22 +94,24 @@ def watermark_of(pipeline: dlt.Pipeline) -> Watermark | None:
 
 def _stored_is_readable(warehouse: Warehouse) -> bool:
     """Whether the state that dlt restores can be decoded; also when there is none."""
+    state = _stored(warehouse)
+    return state is None or _is_readable(state)
+
+
+def _stored(warehouse: Warehouse) -> Any:
+    """The state that dlt restores, whatever it is; None when there is none."""
     if not warehouse.has_table(warehouse.raw, _STATES):
-        return True
+        return None
     stored = warehouse.rows(
         f"select state from {warehouse.raw}.{_STATES} as states "
         f"inner join {warehouse.raw}._dlt_loads as loads on loads.load_id = states._dlt_load_id "
         "where states.pipeline_name = %s and loads.status = 0 order by loads.load_id desc limit 1",
         [PIPELINE],
     )
-    return all(_decodes(state) for (state,) in stored)
-
-
-def _decodes(stored: str) -> bool:
     try:
-        return _is_readable(decompress_state(stored))
+        return decompress_state(stored[0][0]) if stored else None
     except (ValueError, KeyError, TypeError, zlib.error):
-        return False
+        return _UNDECODABLE
 
 
 def _is_readable(state: Any) -> bool:

@@ -35,7 +35,12 @@ def suppression(warehouse: Warehouse, secret: str | None) -> Suppression | None:
 
 
 def prepare(warehouse: Warehouse) -> None:
-    """Create the table, and the one that says how much was forgotten, where there are none."""
+    """Create the table, and the one that says how much was forgotten, where there are none.
+
+    Whoever loads does so before anybody is forgotten: they have to be the loader's.
+    """
+    if "profiles" in warehouse.columns(warehouse.raw, "forgotten"):
+        return
     warehouse.execute(
         f"create table if not exists {warehouse.raw}.{NAME} (id_hash text primary key)"
     )

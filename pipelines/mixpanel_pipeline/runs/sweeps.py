@@ -101,6 +101,34 @@ def prepare(warehouse: Warehouse) -> None:
     )
 
 
+def has_room(settings: MixpanelConfiguration, requests_left: int) -> bool:
+    """Whether the hour has requests left for a sweep, beside those for the events."""
+    return requests_left > settings.requests_per_hour // _LEFT_FOR_EVENTS
+
+
+def under_way(warehouse: Warehouse, cohort_id: int | None, now: datetime) -> Sweep | None:
+    """The sweep that is gone on with, of a cohort or of all profiles."""
+    found = warehouse.rows(
+        f"select id, session_id, next_page, found, change_id from {warehouse.raw}.sweeps "
+        "where finished_at is null and started_at > %s and coalesce(cohort_id, 0) = %s",
+        [now - _RESUMED_WITHIN, cohort_id or 0],
+    )
+    return Sweep(*found[0]) if found else None
+
+
+def due_at(
+    warehouse: Warehouse, cohort_id: int | None, now: datetime, every: timedelta
+) -> datetime | None:
+    """When a new sweep is due; None when it is."""
+    begun: datetime | None = warehouse.value(
+        f"select max(started_at) from {warehouse.raw}.sweeps "
+        "where finished_at is not null and coalesce(cohort_id, 0) = %s",
+        [cohort_id or 0],
+    )
+    # One that a wrong clock dated in the future does not put off those to come.
+    return begun + every if begun is not None and now - every < begun <= now else None
+
+
 class Sweeper:
     """Sweeps, one thing after the other.
 
@@ -123,7 +151,7 @@ class Sweeper:
     ) -> None:
         self._warehouse = warehouse
         self._every = timedelta(hours=settings.profiles_every_hours)
-        self._reserve = settings.requests_per_hour // _LEFT_FOR_EVENTS
+        self._settings = settings
         self._client = client
         self._suppression = suppression
         self._now = now
@@ -132,7 +160,7 @@ class Sweeper:
     @property
     def has_room(self) -> bool:
         """Whether the hour has requests left for a sweep."""
-        return self._client.budget.left > self._reserve
+        return has_room(self._settings, self._client.budget.left)
 
     def sweep(self, everything: Sequence[Swept]) -> None:
         """Sweep what is due, first of all what is under way.
@@ -148,8 +176,10 @@ class Sweeper:
             )
         for swept in sorted(everything, key=lambda swept: (swept.cohort_id,) not in begun):
             with self._warehouse.kept_open():
-                sweep = self._under_way(swept)
-                is_due = sweep is not None or self._is_due(swept)
+                sweep = under_way(self._warehouse, swept.cohort_id, self._now)
+                is_due = sweep is not None or (
+                    due_at(self._warehouse, swept.cohort_id, self._now, self._every) is None
+                )
             if is_due and not self._go_on(swept, sweep):
                 return
 
@@ -240,23 +270,6 @@ class Sweeper:
         self._warehouse.execute_held(statements)
         swept.count(sweep, is_last=is_last)
         return sweep
-
-    def _under_way(self, swept: Swept) -> Sweep | None:
-        found = self._warehouse.rows(
-            f"select id, session_id, next_page, found, change_id from {self._raw}.sweeps "
-            "where finished_at is null and started_at > %s and coalesce(cohort_id, 0) = %s",
-            [self._now - _RESUMED_WITHIN, swept.cohort_id or 0],
-        )
-        return Sweep(*found[0]) if found else None
-
-    def _is_due(self, swept: Swept) -> bool:
-        begun = self._warehouse.value(
-            f"select max(started_at) from {self._raw}.sweeps "
-            "where finished_at is not null and coalesce(cohort_id, 0) = %s",
-            [swept.cohort_id or 0],
-        )
-        # One that a wrong clock dated in the future does not put off those to come.
-        return begun is None or not self._now - self._every < begun <= self._now
 
     def _new(self, session_id: str) -> Sweep:
         last_id, last_change = self._warehouse.rows(

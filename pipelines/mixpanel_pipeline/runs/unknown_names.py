@@ -11,6 +11,7 @@ from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.events.characters import REPLACEMENT
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT
 from mixpanel_pipeline.source.client import LONGEST_LIST_OF_NAMES, MixpanelClient
+from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import ConfigurationError, ExportError, NotInPlan
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,14 @@ def absent_names(warehouse: Warehouse, names: Sequence[str]) -> list[str]:
     return [name for name in names if stored[name] not in loaded]
 
 
+def has_room(settings: MixpanelConfiguration, requests_left: int) -> bool:
+    """Whether the hour has a request left for this, which can be asked next time.
+
+    Most of the hour's queries are left to what has to be loaded.
+    """
+    return requests_left * 2 > settings.requests_per_hour
+
+
 def tell_unknown(client: MixpanelClient, absent: Sequence[str]) -> bool:
     """Warn of names that Mixpanel does not have, with the nearest that it has.
 
@@ -59,8 +68,7 @@ def tell_unknown(client: MixpanelClient, absent: Sequence[str]) -> bool:
     """
     if not absent:
         return True
-    # Of the hour's queries most are left to what has to be loaded: this can be asked next time.
-    if client.budget.left * 2 <= client.settings.requests_per_hour:
+    if not has_room(client.settings, client.budget.left):
         return False
     try:
         known = client.event_names(patient=False)

@@ -51,7 +51,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 # Mixpanel's budget is by the hour: asking more often than this would itself use it up.
 LONGEST_RATE_LIMIT_PAUSE_SECONDS = 600.0
 _CHUNK_BYTES = 2**20
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _RATE_LIMITED = 429
 _RATE_LIMIT = "Mixpanel's rate limit (60 queries an hour for all tools together) is reached"
 
@@ -398,7 +398,7 @@ class MixpanelClient:
             parameters = {**parameters, "project_id": self.settings.project_id}
         with requests.Session() as session:
             # What runs on this machine is behind no proxy.
-            session.trust_env = urlsplit(url).hostname not in _LOOPBACK
+            session.trust_env = urlsplit(url).hostname not in LOOPBACK
             timeout = float(CONNECT_TIMEOUT_SECONDS), self.settings.read_timeout_seconds
             if not patient:
                 timeout = _IMPATIENT_SECONDS, min(timeout[1], _IMPATIENT_SECONDS)

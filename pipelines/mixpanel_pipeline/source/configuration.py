@@ -1,7 +1,9 @@
 """The source's settings, section `sources.mixpanel` of dlt's configuration."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from difflib import get_close_matches
@@ -41,7 +43,8 @@ QUERY_HOSTS = {
 _SECTION = ("sources", "mixpanel")
 _SECRETS = ("service_account_username", "service_account_secret", "project_secret")
 # In place of the project's id, people have its token or secret.
-_HIDDEN = (*_SECRETS, "hash_secret", "project_id")
+_HIDDEN = (*_SECRETS, "hash_secret", "project_id", "webhook_url", "heartbeat_url")
+_URLS = ("base_url", "webhook_url", "heartbeat_url")
 # What is kept of events in part or not at all: lists of names.
 _LISTS = ("drop_properties", "hash_properties", "events_denied")
 # As many bits as a hash has, where each character is worth four at least.
@@ -151,6 +154,13 @@ class MixpanelConfiguration(BaseConfiguration):
     a request a thousand people."""
     audit_after_sync: int = 0
     """How many days each sync compares with Mixpanel's own counts, and repairs; 0 for none."""
+    webhook_url: TSecretStrValue | None = None
+    """Is told of runs that failed, of the first that succeeds again, and of audits whose counts
+    differ: a POST of `{"text": …}`, as Slack's incoming webhooks take it. Who knows such a URL can
+    write there: it is a secret."""
+    heartbeat_url: TSecretStrValue | None = None
+    """Is asked for after each sync that succeeded, so that whoever expects that notices when syncs
+    stop; with /fail behind it after one that failed. A secret as well."""
     dataset_name: str | None = None
     """What the raw dataset is called; see `Schemas`, which reads it."""
     mart_schema: str | None = None
@@ -224,6 +234,8 @@ class MixpanelConfiguration(BaseConfiguration):
                 self.service_account_secret,
                 self.project_secret,
                 self.hash_secret,
+                self.webhook_url,
+                self.heartbeat_url,
                 url_password,
             )
             if secret
@@ -254,6 +266,24 @@ def withheld_names(settings: MixpanelConfiguration | None) -> dict[str, frozense
         if problem:
             raise ConfigurationError(problem.told({}))
     return {name: settings.names_listed(name) for name in _LISTS}
+
+
+def configured_url(name: str, settings: MixpanelConfiguration | None) -> str | None:
+    """A URL of those who are told how runs end; None when there is none, or none can be read.
+
+    Args:
+        name: The setting's name.
+        settings: The checked configuration; None to read just this from section
+            `sources.mixpanel`, also when nothing else there is right.
+    """
+    if settings is not None:
+        return getattr(settings, name) or None
+    # Files that cannot be read do not keep us from reading the environment.
+    found = os.environ.get("__".join((*_SECTION, name)).upper())
+    if found is None:
+        with suppress(Exception):
+            found = configured_value(name, str, _SECTION)
+    return found if isinstance(found, str) and _is_url(found) else None
 
 
 def place_of_setting(name: str) -> str:
@@ -392,14 +422,21 @@ def _sendable_problem(settings: MixpanelConfiguration) -> _Problem | None:
 
 def _url_problem(settings: MixpanelConfiguration) -> _Problem | None:
     expected = "has to begin with http:// or https:// and a host"
-    if settings.base_url is None:
-        return None
+    for name in _URLS:
+        value = getattr(settings, name)
+        # Those who are told can be left out by an empty text; a Mixpanel cannot.
+        if value is not None and not _is_url(value) and (value or name == "base_url"):
+            return _Problem(name, expected, value)
+    return None
+
+
+def _is_url(text: str) -> bool:
     try:
-        url = urlsplit(settings.base_url)
-        is_url = url.scheme in ("http", "https") and url.hostname and (url.port or 1)
+        url = urlsplit(text)
+        # A port that is none raises.
+        return url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
-        is_url = False
-    return None if is_url else _Problem("base_url", expected, settings.base_url)
+        return False
 
 
 def _bounds_problem(settings: MixpanelConfiguration) -> _Problem | None:

@@ -70,8 +70,7 @@ def downloads(
         days_to_ask, is_filled = days_at_once(bytes_per_day, days_answered)
         limit = _AHEAD * parallel if is_filled else 1
         while next_day <= stage.days.to_date and len(pending) < limit:
-            last = min(next_day + timedelta(days=days_to_ask - 1), stage.days.to_date)
-            days = Window(next_day, last)
+            days = stage.part(next_day, days_to_ask)
             request = stage.request(days.from_date, days.to_date)
             path = spool / f"answer-{next(names)}"
             pending.append((days, _in_thread(partial(fetch, request, path), slots.next())))

@@ -4,6 +4,9 @@
 class ConfigurationError(Exception):
     """A setting is missing or wrong: nothing was requested, nothing will be until it is mended."""
 
+    is_told = False
+    """Whether those were told of it who are told of failures."""
+
 
 class ExportError(Exception):
     """Mixpanel did not deliver: the message says what happened and what to do."""

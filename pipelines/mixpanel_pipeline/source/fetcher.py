@@ -15,6 +15,19 @@ from mixpanel_pipeline.source.slots import Slot
 from mixpanel_pipeline.source.window import Window
 
 
+def asked_for(names: Sequence[str] | None) -> list[list[str] | None]:
+    """The names that each of the exports of the same days asks for; None for all.
+
+    Renamed events are asked for as well, and once: their own names are in their properties.
+
+    Args:
+        names: Those that are to be loaded; None for all.
+    """
+    if names is None:
+        return [None]
+    return list(batches([HOT_SHARD_EVENT, *(name for name in names if name != HOT_SHARD_EVENT)]))
+
+
 class Fetcher:
     """Fetches requests and decodes their answers; several threads may at once.
 
@@ -39,11 +52,7 @@ class Fetcher:
         self._minimisation = client.settings.minimisation
         self._client = client
         self._names = names
-        # Renamed events are asked for as well, and once: their own names are in their properties.
-        self._asked: list[Sequence[str] | None] = [None]
-        if names is not None:
-            others = (name for name in names if name != HOT_SHARD_EVENT)
-            self._asked = list(batches([HOT_SHARD_EVENT, *others]))
+        self._asked = asked_for(names)
         self._holds_nul = holds_nul
         self._keys = keys
         self._decoding = threading.Lock()

@@ -99,6 +99,10 @@ class Stage:
         since_day = since.astimezone(self.timezone).date() - timedelta(days=self.arrival_days)
         return Request(Window(min(since_day, to_date), to_date), Arrival(since, until))
 
+    def part(self, first: date, number: int) -> Window:
+        """So many of the days from `first` on, or as many as there are."""
+        return Window(first, min(first + timedelta(days=number - 1), self.days.to_date))
+
     @property
     def window(self) -> Window:
         """The days of events that the whole stage asks for."""
@@ -121,6 +125,18 @@ def days_at_once(bytes_per_day: float | None, days_answered: int) -> tuple[int, 
     fitting = max(int(REQUEST_BYTES // max(bytes_per_day, 1.0)), 1)
     dared = days_answered * _GROWTH
     return min(fitting, dared), fitting <= dared
+
+
+def requests_expected(stage: Stage, bytes_per_day: float) -> list[Request]:
+    """The requests that a stage takes, if the answer of each of its days measures the same."""
+    found: list[Request] = []
+    first, days_answered = stage.days.from_date, 0
+    while first <= stage.days.to_date:
+        number, _ = days_at_once(bytes_per_day if found else None, days_answered)
+        days = stage.part(first, number)
+        found.append(stage.request(days.from_date, days.to_date))
+        first, days_answered = days.to_date + _DAY, days.length
+    return found
 
 
 def arrivals(
