@@ -41,7 +41,7 @@ def sync(
         full_refresh: Load the whole initial window again and rebuild the models.
         skip_load: Only build; nothing is asked of Mixpanel.
         skip_transform: Only load.
-        run_id: The run's id in `sync_runs`; a new one by default.
+        run_id: The run's id in `sync_runs`, where ids sort by time; a new one by default.
         progress: Is told what is going on.
 
     Returns:
@@ -105,7 +105,7 @@ def audit(
         days: How many days, today included.
         heal: Export the days again of which events are missing, and count them.
         skip_transform: Count nothing after healing.
-        run_id: The run's id in `sync_runs`; a new one by default.
+        run_id: The run's id in `sync_runs`, where ids sort by time; a new one by default.
         progress: Is told what is going on.
 
     Returns:
