@@ -112,10 +112,10 @@ def test_a_line_of_a_library_tells_no_password(capsys):
 def test_the_version_is_that_of_the_wheel_where_there_is_no_checkout(tmp_path):
     """As pip installs it into a folder of another project."""
     site = tmp_path / "vendored"
-    package = site / "mixpanel_pipeline"
-    package.mkdir(parents=True)
-    source = folder() / "pipelines" / "mixpanel_pipeline" / "project.py"
-    (package / "project.py").write_bytes(source.read_bytes())
+    (site / "mixpanel_pipeline" / "source").mkdir(parents=True)
+    for name in ("project.py", "source/errors.py"):
+        source = folder() / "pipelines" / "mixpanel_pipeline" / name
+        (site / "mixpanel_pipeline" / name).write_bytes(source.read_bytes())
     metadata = site / "mixpanel_pipeline-9.8.7.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(
