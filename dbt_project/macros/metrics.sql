@@ -48,6 +48,15 @@
 {%- endmacro %}
 
 
+{# What the metrics of several rows are together, in the order of their declaration, each followed by a comma. #}
+{% macro metric_sums(prefix='') -%}
+    {%- for name, metric in var('metrics').items() -%}
+    {%- set column = prefix ~ adapter.quote(name) -%}
+    {{ 'bool_or(' ~ column ~ ')' if metric_is_flag(metric) else 'cast(sum(' ~ column ~ ') as bigint)' }} as {{ adapter.quote(name) }},{{ '\n    ' if not loop.last }}
+    {%- endfor %}
+{%- endmacro %}
+
+
 {% macro metric_is_flag(metric) -%}
     {% do return(metric.get('kind', 'count') == 'flag') %}
 {%- endmacro %}

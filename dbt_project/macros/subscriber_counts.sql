@@ -47,10 +47,7 @@
     from (
         select
             ids.subscriber_id,
-            {% for name, metric in var('metrics').items() -%}
-            {% set column = 'days.' ~ adapter.quote(name) -%}
-            {{ 'bool_or(' ~ column ~ ')' if metric_is_flag(metric) else 'cast(sum(' ~ column ~ ') as bigint)' }} as {{ adapter.quote(name) }},
-            {% endfor -%}
+            {{ metric_sums('days.') }}
             cast(sum(days.events_processed) as bigint) as events_processed,
             min(days.first_event_at) as first_event_at,
             max(days.last_event_at) as last_event_at,

@@ -48,8 +48,8 @@ _TYPES = {
     "map": "a mapping",
 }
 
-# For each rule of who is who: YAML's types for it, what is right, and how to say so.
-_IDENTITY_RULES: dict[str, tuple[Sequence[str], Callable[[Any], bool], str]] = {
+# For each variable that is one value: YAML's types for it, what is right, and how to say so.
+_RULES: dict[str, tuple[Sequence[str], Callable[[Any], bool], str]] = {
     "identity": (
         ["str"],
         lambda node: node.value in ("resolve", "as_exported"),
@@ -62,6 +62,17 @@ _IDENTITY_RULES: dict[str, tuple[Sequence[str], Callable[[Any], bool], str]] = {
         lambda node: all(_type(junk) == "str" for junk in node.value),
         'a list of texts (in quotes: "null")',
     ),
+    "windows": (
+        ["seq"],
+        lambda node: (
+            bool(node.value)
+            and all(_type(days) == "int" and int(days.value) >= 1 for days in node.value)
+            and len({int(days.value) for days in node.value}) == len(node.value)
+        ),
+        "a list of numbers of days, each once, like [7, 30]",
+    ),
+    "session_minutes": (["int"], lambda node: int(node.value) >= 1, "a number, 1 or more"),
+    "as_of": (["timestamp", "null"], lambda _: True, "a day, like 2026-01-31"),
 }
 
 Metrics = dict[str, dict[str, Any]]
@@ -194,7 +205,7 @@ class _Declaration:
             self._check_invariants(variables["invariants"], found)
         if "profile_columns" in variables:
             self._check_profile_columns(variables["profile_columns"], found)
-        self._check_identity(variables)
+        self._check_rules(variables)
         return found
 
     def resolves_identities(self) -> bool:
@@ -234,9 +245,9 @@ class _Declaration:
                     "declare identity: as_exported",
                 )
 
-    def _check_identity(self, variables: dict[str, yaml.Node]) -> None:
-        """The rules of who is who, where they are declared."""
-        for name, (types, is_right, rule) in _IDENTITY_RULES.items():
+    def _check_rules(self, variables: dict[str, yaml.Node]) -> None:
+        """The variables that are one value, where they are declared."""
+        for name, (types, is_right, rule) in _RULES.items():
             node = variables.get(name)
             if node is not None and (_type(node) not in types or not is_right(node)):
                 told = f", not {node.value}" if isinstance(node, yaml.ScalarNode) else ""

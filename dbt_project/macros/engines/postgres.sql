@@ -14,6 +14,9 @@
     {%- call statement('lock_creation') -%}
         {{ postgres__lock_creation(target) }}
     {%- endcall -%}
+    {%- if config.get('contract').enforced -%}
+        {%- do get_assert_columns_equivalent(sql) -%}
+    {%- endif -%}
     {%- set stored = postgres__columns(target) -%}
     {%- do run_query("create temporary view " ~ wanted ~ " as (\n" ~ sql ~ "\n)") -%}
     {%- set columns = postgres__columns(wanted) -%}

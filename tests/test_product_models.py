@@ -1,0 +1,158 @@
+"""What product people ask of days, weeks and sessions, compared with counting by hand."""
+
+import random
+from collections import Counter, defaultdict
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+
+from mixpanel_pipeline.source.window import Window
+from tests.conftest import NOW
+from tests.warehouses import rows
+
+DAYS = 100
+TODAY = NOW.date()
+PEOPLE = ["ada", "bob", "eve", "zoe", "kim", "$device:1", "$device:2"]
+
+
+@pytest.fixture
+def as_of_now(dbt_project, monkeypatch):
+    path = dbt_project / "dbt_project.yml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("\nvars:\n", f"\nvars:\n  as_of: {TODAY}\n"), encoding="utf-8")
+    monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", str(DAYS))
+
+
+def happened(choose, day, who, name="$ae_session"):
+    moment = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(
+        minutes=choose.choice([0, 1, 5, 29, 30, 31, 60, 1439]), seconds=choose.randrange(60)
+    )
+    return {"event": name, "properties": {"time": int(moment.timestamp()), "distinct_id": who}}
+
+
+def traffic(choose):
+    """Days of the last hundred, of which each person has their own share."""
+    for who in PEOPLE:
+        share = choose.choice([0.02, 0.1, 0.5])
+        for ago in range(DAYS):
+            if choose.random() < share:
+                for _ in range(choose.randrange(1, 5)):
+                    yield happened(choose, TODAY - timedelta(days=ago), who)
+
+
+def at_the_edges():
+    """Somebody who is away for as long as a window is, and for a day longer; gaps of a session."""
+    for ago in (0, 7, 15, 43, 72):
+        for second in (0, 1800, 3599, 86_399):
+            day = datetime(TODAY.year, TODAY.month, TODAY.day, tzinfo=UTC) - timedelta(days=ago)
+            moment = int(day.timestamp()) + second
+            yield {"event": "$ae_session", "properties": {"time": moment, "distinct_id": "tim"}}
+
+
+def moments(sent, persons):
+    """The seconds of each person's events, by whoever the ids are."""
+    found = defaultdict(list)
+    for event in sent:
+        who = event["properties"]["distinct_id"]
+        found[persons.get(who, who)].append(event["properties"]["time"])
+    return found
+
+
+def day_of(second: int) -> date:
+    return datetime.fromtimestamp(second, UTC).date()
+
+
+def activity(days_of):
+    """`daily_activity`, by asking each day of each person."""
+    first = min(min(days) for days in days_of.values())
+    for day in (first + timedelta(days=n) for n in range((TODAY - first).days + 1)):
+        within = {
+            length: sum(
+                any(0 <= (day - one).days < length for one in days) for days in days_of.values()
+            )
+            for length in (7, 28)
+        }
+        kinds = Counter[str]()
+        for days in days_of.values():
+            earlier = [(day - one).days for one in days if one < day]
+            if day in days:
+                kinds["active"] += 1
+                kinds[
+                    "new" if not earlier else "returning" if min(earlier) <= 28 else "resurrected"
+                ] += 1
+            elif earlier and min(earlier) == 28:
+                kinds["churned"] += 1
+        told = [kinds[kind] for kind in ("active", "new", "returning", "resurrected", "churned")]
+        yield (day, *told, within[7], within[28])
+
+
+def windows(seconds):
+    for who, moments in seconds.items():
+        for length in (7, 30, 45):
+            inside = [one for one in moments if (TODAY - day_of(one)).days < length]
+            if inside:
+                first = TODAY - timedelta(days=length - 1)
+                days = len({day_of(one) for one in inside})
+                yield (who, length, first, TODAY, len(inside), len(inside), days)
+
+
+def retention(days_of):
+    weeks = {
+        who: {day - timedelta(days=day.weekday()) for day in days} for who, days in days_of.items()
+    }
+    counted = Counter[tuple[date, int]]()
+    for those in weeks.values():
+        counted.update((min(those), (week - min(those)).days // 7) for week in those)
+    for (cohort, later), retained in counted.items():
+        is_over = cohort + timedelta(days=7 * later + 7) <= TODAY
+        yield (cohort, later, counted[cohort, 0], retained, is_over)
+
+
+def sessions(seconds):
+    for who, moments in seconds.items():
+        by_day = defaultdict(list)
+        for one in sorted(moments):
+            by_day[day_of(one)].append(one)
+        for day, those in by_day.items():
+            starts = [0, *(n for n, (a, b) in enumerate(pairwise(those), 1) if b - a >= 1800)]
+            for number, (start, end) in enumerate(pairwise([*starts, len(those)]), 1):
+                session = those[start:end]
+                yield (who, day, number, session[0], session[-1] - session[0], len(session))
+
+
+def check(warehouse, sent, persons, *, untracked=()):
+    seconds = moments(sent, persons)
+    days_of = {who: {day_of(one) for one in those} for who, those in seconds.items()}
+
+    def stored(columns, table):
+        return sorted(rows(warehouse, f"select {columns} from mixpanel.{table}"))
+
+    assert stored("*", "daily_activity") == sorted(activity(days_of))
+    columns = "subscriber_id, window_days, from_date, to_date, app_sessions"
+    columns += ", events_processed, active_days"
+    assert stored(columns, "subscriber_windows") == sorted(windows(seconds))
+    assert stored("*", "retention_weekly") == sorted(retention(days_of))
+    columns = "subscriber_id, event_date, session_number"
+    columns += ", cast(extract(epoch from started_at) as bigint)"
+    columns += ", cast(duration_seconds as bigint), events"
+    # Whatever is loaded is of a session.
+    everything = moments([*sent, *untracked], persons)
+    assert stored(columns, "sessions") == sorted(sessions(everything))
+
+
+@pytest.mark.usefixtures("as_of_now")
+def test_days_weeks_and_sessions_are_those_of_the_events(mixpanel, warehouse, run_sync):
+    choose = random.Random(1)
+    sent = [*traffic(choose), *at_the_edges()]
+    mixpanel.add(sent)
+    assert run_sync().error is None
+    check(warehouse, sent, {})
+    # Late ones, and who two of the ids are.
+    late = [happened(choose, TODAY - timedelta(days=ago), "bob") for ago in (1, 3, 29, 60)]
+    identified = happened(choose, TODAY, "ada", "$identify")
+    identified["properties"] |= {"$identified_id": "ada", "$anon_distinct_id": "$device:1"}
+    mixpanel.add([*late, identified])
+    assert run_sync(backfill=Window(TODAY - timedelta(days=60), TODAY)).error is None
+    sent += late
+    check(warehouse, sent, {"$device:1": "ada"}, untracked=[identified])
