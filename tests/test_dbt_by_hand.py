@@ -93,7 +93,15 @@ def test_the_command_without_a_connection_says_what_to_set(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [PLAINLY, AS_A_MODULE, AS_A_LIBRARY], ids=["dbt", "module", "library"]
+    ("warehouse", "command"),
+    [
+        pytest.param("duckdb", PLAINLY, id="duckdb-dbt"),
+        pytest.param("postgres", PLAINLY, id="postgres-dbt"),
+        # They differ in how dbt starts.
+        pytest.param("duckdb", AS_A_MODULE, id="duckdb-module"),
+        pytest.param("duckdb", AS_A_LIBRARY, id="duckdb-library"),
+    ],
+    indirect=["warehouse"],
 )
 def test_plain_dbt_works_by_the_environment(warehouse, loaded, command):
     dbt("run", command=command, directory=PROJECT)
