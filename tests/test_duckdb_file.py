@@ -92,7 +92,7 @@ def test_a_sync_waits_for_whoever_has_the_file_open(
 def test_a_reader_may_come_at_any_time_of_a_sync(
     loaded, mixpanel, warehouse, run_sync, monkeypatch, step
 ):
-    methods = {"the load": "_loader", "the models": "transform", "the end": "_count_subscribers"}
+    methods = {"the load": "_loader", "the models": "transform", "the end": "_finish"}
     mixpanel.add([SESSION])
     original = getattr(Run, methods[step])
     readers = []
