@@ -1,18 +1,22 @@
-{# A property of the event as text, null when it is missing or JSON null. Any name will do. #}
+{#
+    A property of the event as text, null when it is missing or JSON null. Any name will do.
+
+    Models of users' own call it as well, and find what it calls by the package's name alone.
+#}
 {% macro property(name, column='properties') -%}
     {{ adapter.dispatch('property', 'mixpanel')(name, column) }}
 {%- endmacro %}
 
 
 {% macro postgres__property(name, column) -%}
-    ({{ column }} ->> {{ text_literal(name) }})
+    ({{ column }} ->> {{ mixpanel.text_literal(name) }})
 {%- endmacro %}
 
 
 {# DuckDB takes the right side of ->> for a JSONPath when it begins with $ and treats * as a wildcard
    even in quotes; a JSON Pointer has no special characters but the two escaped here. #}
 {% macro duckdb__property(name, column) -%}
-    json_extract_string({{ column }}, {{ text_literal(duckdb__pointer(name)) }})
+    json_extract_string({{ column }}, {{ mixpanel.text_literal(mixpanel.duckdb__pointer(name)) }})
 {%- endmacro %}
 
 
@@ -23,12 +27,12 @@
 
 
 {% macro postgres__property_item(name, place, column) -%}
-    ({{ column }} -> {{ text_literal(name) }} ->> {{ place }})
+    ({{ column }} -> {{ mixpanel.text_literal(name) }} ->> {{ place }})
 {%- endmacro %}
 
 
 {% macro duckdb__property_item(name, place, column) -%}
-    json_extract_string({{ column }}, {{ text_literal(duckdb__pointer(name) ~ '/' ~ place) }})
+    json_extract_string({{ column }}, {{ mixpanel.text_literal(mixpanel.duckdb__pointer(name) ~ '/' ~ place) }})
 {%- endmacro %}
 
 
@@ -53,7 +57,7 @@
 
 {# No text of PostgreSQL holds NUL: the events have the replacement character in its place. #}
 {% macro postgres__text_literal(text) -%}
-    {{ default__text_literal(text | replace('\0', '\ufffd')) }}
+    {{ mixpanel.default__text_literal(text | replace('\0', '\ufffd')) }}
 {%- endmacro %}
 
 
@@ -61,7 +65,7 @@
 {% macro duckdb__text_literal(text) -%}
     {%- set parts = [] -%}
     {%- for part in text.split('\0') -%}
-        {%- do parts.append(default__text_literal(part)) -%}
+        {%- do parts.append(mixpanel.default__text_literal(part)) -%}
     {%- endfor -%}
     {{ parts[0] if parts | length == 1 else '(' ~ parts | join(' || chr(0) || ') ~ ')' }}
 {%- endmacro %}
