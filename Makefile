@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-other chaos bench lint lock wheel
+.PHONY: help setup demo test chaos bench lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
@@ -11,6 +11,7 @@ help:
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
 	@echo "make wheel  the installable package, in dist/"
+	@echo "make docs   README's other pages as a site, in site/"
 	@echo "make setup  .venv with everything pinned; the others do it when it is due"
 	@echo "make lock   newer versions into the lock files"
 
@@ -54,11 +55,21 @@ lint: setup
 wheel: setup
 	.venv/bin/python -m hatchling build --directory dist
 
+docs: .venv-docs/installed
+	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env \
+		--doctree-dir .venv-docs/doctrees --builder html docs site
+
+.venv-docs/installed: requirements-docs.lock
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
+	@touch $@
+
 # The tools' versions decide: what runs in production is what is tested.
 lock: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-	.venv/bin/uv pip compile $(LOCK) --upgrade --group dev -o requirements-dev.lock
-	.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock -o requirements.lock
+	.venv/bin/uv pip compile $(LOCK) --upgrade --group dev pyproject.toml -o requirements-dev.lock
+	.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock pyproject.toml -o requirements.lock
+	.venv/bin/uv pip compile $(LOCK) --upgrade --group docs -o requirements-docs.lock
 
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	--no-emit-index-url --no-strip-extras pyproject.toml
+	--no-emit-index-url --no-strip-extras

@@ -7,7 +7,12 @@ import sys
 from contextlib import closing
 from datetime import datetime
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
+
+# The fork server imports this by the current folder alone: what it cannot import then, each child
+# would import for itself.
+sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
 
 import dbt.adapters.duckdb.connections  # noqa: F401
 import dbt.adapters.postgres.connections  # noqa: F401
@@ -24,8 +29,8 @@ from mixpanel_pipeline.source.configuration import load_configuration
 EXIT_CODES = {"ok": 0, "failed": 1, "skipped": 3}
 
 # Imports everything once; each sync is a fork of it.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.children"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.children", "tests.documentation"])
 
 
 def start_sync(now: datetime, *, file_bytes: int | None = None, **arguments: Any) -> BaseProcess:
@@ -36,7 +41,7 @@ def start_sync(now: datetime, *, file_bytes: int | None = None, **arguments: Any
         file_bytes: No file that it writes may grow beyond, as when the disk is full.
         arguments: Those of `sync`.
     """
-    process = _context.Process(
+    process = context.Process(
         target=_sync,
         args=(dict(os.environ), plan.COMMIT_BYTES, now, file_bytes, arguments),
         daemon=True,

@@ -246,17 +246,6 @@ def test_help_explains_every_option_and_exit_code():
         assert option in done.stdout
 
 
-def test_every_option_and_setting_is_in_the_readme():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    options = set(re.findall(r"--[a-z-]+", run("--help").stdout))
-    assert {option for option in options - {"--help"} if f"`{option}" not in readme} == set()
-    from mixpanel_pipeline.source.configuration import MixpanelConfiguration
-
-    settings = MixpanelConfiguration.__dataclass_fields__
-    missing = {name for name in settings if not name.startswith("_") and f"`{name}`" not in readme}
-    assert missing == set()
-
-
 def test_the_demo_shows_equal_counts(monkeypatch):
     database = ROOT / "demo.duckdb"
     done = run("demo")

@@ -13,7 +13,7 @@
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
     python pipelines/run.py demo                try it against a local Mixpanel
 
-Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the README lists them.
+Settings come from .dlt/config.toml, .dlt/secrets.toml and the environment; the docs list them.
 
 exit codes:
   0  done, or skipped because another sync is running; audit: equal, or healed

@@ -85,25 +85,35 @@ class MixpanelConfiguration(BaseConfiguration):
     """Settings as dlt finds them in the environment, `secrets.toml` and `config.toml`."""
 
     project_id: str | None = None
+    """The project's id; a service account needs it."""
     service_account_username: str | None = None
+    """Of a service account that may read the project."""
     service_account_secret: TSecretStrValue | None = None
+    """The service account's secret."""
     project_secret: TSecretStrValue | None = None
+    """Instead of a service account, until Mixpanel retires project secrets."""
     hash_secret: TSecretStrValue | None = None
-    """What hashes are keyed with, those of forgotten ids and of `hash_properties`. With another
-    one, equal values get other hashes than before: it is made once and kept."""
+    """What hashes are keyed with, those of forgotten ids and of `hash_properties`; made once and
+    kept. With another one, equal values get other hashes than before."""
     region: str = "us"
+    """`us`, `eu` or `in`: where the project's data are."""
     base_url: str | None = None
     """Replaces the region's hosts, for a proxy or a local Mixpanel."""
     timezone: str = "UTC"
-    """The project's time zone; projects created since 2023 export in UTC."""
+    """The project's time zone, for projects created before 2023, whose exports hold its wall-clock
+    time."""
     events: Any = "tracked"
-    """`tracked` (those that the metrics need), `all`, or a list of names."""
+    """`tracked`: those that the metrics need; `all`; or a list of names, which has to have those of
+    all metrics, unless only `--skip-transform` is run."""
     events_denied: Any = ()
-    """Names of events that are never loaded, whatever `events` says. What is loaded already stays
-    until `run.py remove` removes it. A name that is taken off is loaded from then on; the days that
-    were loaded without it count as missing it, and a full refresh loads them."""
+    """A list of events that are never loaded, whatever `events` says.
+
+    What is loaded already stays until `run.py remove` removes it. A name that is taken off is
+    loaded from then on; the days that were loaded without it count as missing it, and a full
+    refresh loads them."""
     drop_properties: Any = ()
-    """Names of properties that are removed from every event before anything of it reaches the disk.
+    """A list of properties that are removed from every event and profile before anything of it
+    reaches the disk.
 
     This and `hash_properties` apply to what is loaded from then on: an event that is loaded already
     stays as it is, also when its day is read again. To apply them to it, remove it with `run.py
@@ -117,24 +127,29 @@ class MixpanelConfiguration(BaseConfiguration):
     event the reason, the length and a hash (keyed, where there is a `hash_secret`) are kept instead
     of its text."""
     hash_properties: Any = ()
-    """Names of properties whose values are replaced by their HMAC-SHA-256 with `hash_secret`, in
-    hexadecimal: equal values have equal hashes, a list or an object has one as a whole, and null
+    """A list of properties whose values are replaced by their HMAC-SHA-256 with `hash_secret`.
+
+    In hexadecimal: equal values have equal hashes, a list or an object has one as a whole, and null
     stays null. See `Minimisation.minimised`."""
     initial_window_days: int = 45
+    """How many days the first sync and `--full-refresh` load."""
     lookback_hours: float = 2.0
+    """How far before the watermark a sync begins; it loads whole days from there."""
     cursor: Cursor = "occurred_at"
     """`occurred_at`: read on from when the newest event happened; `processed_at`: from when the
     newest one arrived, so that late events are found however late they come."""
     arrival_days: int = 5
-    """With `processed_at`: how many days before its arrival an event may have happened."""
+    """With `processed_at`: how many days before its arrival an event may have happened; any
+    number."""
     end_day: EndDay = "today"
     """`today`, or `yesterday` to load only days that are over."""
     attempts: int = 5
-    """How often a request that fails on the way is sent before the sync gives up."""
+    """How often a request is sent when its answer is broken or an error of the server, before the
+    sync gives up."""
     retry_pause_seconds: float = 2.0
     """The pause before the second attempt; each later one doubles, up to a minute."""
     max_wait_minutes: float = 70.0
-    """How long to wait out a rate limit: Mixpanel's budget is by the hour."""
+    """How long a request waits out Mixpanel's rate limit, whose budget is by the hour."""
     read_timeout_seconds: float = 300.0
     """How long the server may be silent before its answer counts as broken."""
     parallel_downloads: int = 4
@@ -142,31 +157,31 @@ class MixpanelConfiguration(BaseConfiguration):
     requests_per_hour: int = PER_HOUR
     """Our share of the 60 queries an hour that Mixpanel allows all tools of a project together."""
     report_timezone: str | None = None
-    """The time zone in which Mixpanel's reports count days; that of exports if it is not given."""
+    """The time zone in which Mixpanel's reports count days (Project Settings), for the audit of
+    projects that export UTC; that of exports if it is not given."""
     profiles: bool = False
-    """Whether syncs load the people's profiles as well."""
+    """`true` loads people's profiles as well."""
     profile_history: bool = False
-    """Whether what a profile was before it changed is kept, from now on."""
+    """`true` keeps what a profile was before it changed, from then on."""
     cohorts: bool = False
-    """Whether syncs load the cohorts, and who is in them, as well."""
+    """`true` loads the cohorts, and who is in them, as well."""
     profiles_every_hours: float = 24.0
     """How long after one sweep of all profiles, or of a cohort, began the next one may: each takes
     a request a thousand people."""
     audit_after_sync: int = 0
-    """How many days each sync compares with Mixpanel's own counts, and repairs; 0 for none."""
-    webhook_url: TSecretStrValue | None = None
-    """Is told of runs that failed, of the first that succeeds again, and of audits whose counts
-    differ: a POST of `{"text": …}`, as Slack's incoming webhooks take it. Who knows such a URL can
-    write there: it is a secret."""
-    heartbeat_url: TSecretStrValue | None = None
-    """Is asked for after each sync that succeeded, so that whoever expects that notices when syncs
-    stop; with /fail behind it after one that failed. A secret as well."""
+    """How many days each sync compares with Mixpanel's own counts, and heals; 0 for none."""
     dataset_name: str | None = None
-    """What the raw dataset is called; see `Schemas`, which reads it."""
+    """The schema of the raw events, `mixpanel_raw` by default; `mart_schema` has to be set with it.
+
+    See `Schemas`, which reads it."""
     mart_schema: str | None = None
-    """What the models' schema is called; see `Schemas`, which reads it."""
+    """The schema of the models, `mixpanel` by default.
+
+    See `Schemas`, which reads it."""
     state_directory: str | None = None
-    """Where working files go; see `state_directory`, which reads it."""
+    """Where working files, and dbt's output, go; dlt's data folder by default, else relative to the
+    project. Who runs the sync has to be able to write there, and alone can read what is made there;
+    nothing in it is needed by the next sync."""
 
     @property
     def host(self) -> str:
