@@ -155,7 +155,8 @@ class MixpanelConfiguration(BaseConfiguration):
     parallel_downloads: int = 4
     """How many answers are downloaded side by side when a window takes several requests."""
     requests_per_hour: int = PER_HOUR
-    """Our share of the 60 queries an hour that Mixpanel allows all tools of a project together."""
+    """How many of the 60 queries an hour, which Mixpanel allows all tools of a project together,
+    syncs may take."""
     report_timezone: str | None = None
     """The time zone in which Mixpanel's reports count days (Project Settings), for the audit of
     projects that export UTC; that of exports if it is not given."""
