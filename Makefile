@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos bench lint lock wheel docs
+.PHONY: help setup demo test test-other chaos bench lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"

@@ -55,6 +55,7 @@ NOT_RUN = {
     "systemctl": "needs systemd",
     "journalctl": "needs systemd",
     ":hidden:": "a list of pages, for Sphinx",
+    "psql ": "tests/test_roles.py runs the script",
     "dlt init": "needs the address of a repository",
 }
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)|!\[[^]]*\]\(([^)\s]+)\)")

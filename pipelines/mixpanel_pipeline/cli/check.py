@@ -1,4 +1,4 @@
-"""`run.py check`: whether a sync would work.
+"""Whether a sync would work.
 
     python pipelines/run.py check
     python pipelines/run.py check --skip-transform

@@ -1,4 +1,4 @@
-"""`run.py forget`: forget people.
+"""Forget people.
 
     python pipelines/run.py forget ada --dry-run
     python pipelines/run.py forget ada eve

@@ -1,4 +1,4 @@
-"""`run.py plan`: what a sync would do now.
+"""What a sync would do now.
 
     python pipelines/run.py plan
     python pipelines/run.py plan --full-refresh

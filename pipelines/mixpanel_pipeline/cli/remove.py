@@ -1,4 +1,4 @@
-"""`run.py remove`: remove events by a condition.
+"""Remove events by a condition.
 
     python pipelines/run.py remove --where "subscriber_id = 'ada'" --dry-run
     python pipelines/run.py remove --where "subscriber_id = 'ada'"

@@ -1,4 +1,4 @@
-"""`run.py status`: how things stand.
+"""How things stand.
 
     python pipelines/run.py status
     python pipelines/run.py status --json

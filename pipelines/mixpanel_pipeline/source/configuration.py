@@ -171,6 +171,14 @@ class MixpanelConfiguration(BaseConfiguration):
     a request a thousand people."""
     audit_after_sync: int = 0
     """How many days each sync compares with Mixpanel's own counts, and heals; 0 for none."""
+    webhook_url: TSecretStrValue | None = None
+    """Is told of runs that failed, of the first that succeeds again, and of audits whose counts
+    differ: a POST of `{"text": …}`, as Slack's incoming webhooks take it; a secret.
+
+    Who knows such a URL can write there."""
+    heartbeat_url: TSecretStrValue | None = None
+    """Is asked for after each sync that succeeded, so that whoever expects that notices when syncs
+    stop; with `/fail` behind it after one that failed; a secret."""
     dataset_name: str | None = None
     """The schema of the raw events, `mixpanel_raw` by default; `mart_schema` has to be set with it.
 

@@ -2,11 +2,11 @@
 -- in the database that is synced, before the first sync or later, as a superuser, or as the owner of
 -- the database who may create roles. It may be run again.
 --
---     psql "host=… dbname=analytics user=…" -f docs/roles.sql
+--     psql "host=… dbname=analytics user=…" -f roles.sql
 --
--- loader       python pipelines/run.py --skip-transform
+-- loader       mixpanel-pipeline --skip-transform
 --              Owns the raw dataset, and has no right to the models.
--- transformer  python pipelines/run.py --skip-load, and python pipelines/run.py dbt …
+-- transformer  mixpanel-pipeline --skip-load, and mixpanel-pipeline dbt …
 --              Owns the models and reads the raw dataset. There it writes only that it runs.
 -- analyst      Reads the models, staged events included, and writes nothing. The raw dataset it reads
 --              only through views, which have the rights of their owner. Nobody logs in as it; people
@@ -14,7 +14,7 @@
 --
 -- One role for the whole sync: give loader and transformer the same name. Other names than these:
 --
---     psql -v loader=… -v transformer=… -v analyst=… -v raw=… -v marts=… -f docs/roles.sql
+--     psql -v loader=… -v transformer=… -v analyst=… -v raw=… -v marts=… -f roles.sql
 --
 -- where raw and marts are what dataset_name and mart_schema are configured to be.
 --
