@@ -220,6 +220,15 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
     assert settings_table.stored_table(page) == settings_table.settings_table()
 
 
+def test_the_comparison_has_the_numbers_that_were_measured() -> None:
+    measured = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    told = page.partition("## Measured")[2].partition("## Documented")[0]
+    numbers = re.findall(r"\d{1,3}(?:,\d{3})+|\d+ MB|\d+\.\d+\.\d+", told)
+    assert numbers
+    assert [number for number in numbers if number not in measured] == []
+
+
 def _anchors(path: Path) -> set[str]:
     """The names by which a code host and the site know the headings of a page."""
     content = _FENCED.sub("", path.read_text(encoding="utf-8"))
