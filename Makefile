@@ -2,11 +2,12 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-other chaos bench lint lock wheel docs
+.PHONY: help setup demo test test-other test-schedules chaos bench lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   the tests, each on one database; make test-other: on the other one"
+	@echo "make test-schedules  the examples for cron, systemd, Dagster, Airflow and GitHub Actions"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
@@ -34,6 +35,23 @@ test: setup
 test-other: setup
 	.venv/bin/python -m pytest --databases=other
 
+# Each tool has the installed package in an environment of its own, as users have it.
+test-schedules: wheel .venv-dagster/installed .venv-airflow/installed
+	for tool in dagster airflow; do \
+		.venv-$$tool/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+			--force-reinstall dist/*.whl || exit; \
+	done
+	.venv-dagster/bin/python -m pytest -c tests/schedules/pytest.toml \
+		tests/schedules/test_commands.py tests/schedules/test_dagster.py
+	.venv-airflow/bin/python -m pytest -c tests/schedules/pytest.toml tests/schedules/test_airflow.py
+
+# The lock file is complete, and older versions of pip stumble over extras in one (`fastapi[…]`).
+.venv-%/installed: requirements-%.lock
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--no-deps -r $<
+	@touch $@
+
 # HISTORIES=n, on the databases in turn, makes it longer or shorter.
 chaos: setup
 	HISTORIES=$(HISTORIES) .venv/bin/python -m pytest tests/test_histories.py
@@ -53,16 +71,12 @@ lint: setup
 		.venv/bin/sqlfluff lint --config dbt_project/.sqlfluff dbt_project/models dbt_project/tests
 
 wheel: setup
-	.venv/bin/python -m hatchling build --directory dist
+	.venv/bin/python -m hatchling build --clean --directory dist
 
 docs: .venv-docs/installed
 	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env \
 		--doctree-dir .venv-docs/doctrees --builder html docs site
 
-.venv-docs/installed: requirements-docs.lock
-	$(PYTHON) -m venv --clear .venv-docs
-	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
-	@touch $@
 
 # The tools' versions decide: what runs in production is what is tested.
 lock: setup
@@ -70,6 +84,10 @@ lock: setup
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group dev pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock pyproject.toml -o requirements.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group docs -o requirements-docs.lock
+	for tool in dagster airflow; do \
+		.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock --group $$tool \
+			pyproject.toml -o requirements-$$tool.lock || exit; \
+	done
 
 LOCK = --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-strip-extras

@@ -1,6 +1,7 @@
 """The command as it is started, in a checkout and installed."""
 
 import signal
+import sys
 from typing import NoReturn
 
 
@@ -12,3 +13,9 @@ def command() -> NoReturn:
     from mixpanel_pipeline.cli.main import run
 
     run()
+
+
+def dbt() -> NoReturn:
+    """`mixpanel-pipeline dbt`, for tools that take the path of dbt's program and no arguments."""
+    sys.argv.insert(1, "dbt")
+    command()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixpanel_pipeline import interruption, project
-from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs.progress import Progress
 from mixpanel_pipeline.runs.working_directory import state_directory
@@ -83,6 +83,33 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
         raise result.exception
     interruption.check()
     return result
+
+
+def dbt_environment(warehouse: Warehouse | None = None) -> dict[str, str]:
+    """The variables with which dbt, whoever calls it, builds the project's models in `warehouse`.
+
+    They hold the connection, and with it secrets. What the environment says of dbt's folders stays.
+
+    Args:
+        warehouse: Where to build; what is configured by default.
+
+    Raises:
+        ConfigurationError: The connection is not configured, a folder cannot be written, or our dbt
+            project cannot be put among the packages of the user's own.
+    """
+    warehouse = warehouse or open_warehouse(None)
+    target, logs = dbt_folders(warehouse)
+    project.link_dbt_package()
+    folders = {
+        "DBT_PROJECT_DIR": str(project.dbt_project()),
+        "DBT_PROFILES_DIR": str(project.DBT_PACKAGE),
+        "DBT_TARGET_PATH": str(target),
+        "DBT_LOG_PATH": str(logs),
+        project.COMMAND_VARIABLE: project.COMMAND,
+    }
+    said = {name: os.environ[name] for name in folders if name in os.environ}
+    connection = {"DESTINATION_TYPE": warehouse.name} | warehouse.environment_in(target)
+    return folders | said | connection
 
 
 def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
