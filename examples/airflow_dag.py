@@ -1,8 +1,9 @@
 """Mixpanel's events in Airflow: a sync, then a task for each dbt model, by Cosmos.
 
-It calls the installed command, so `mixpanel-pipeline` may live in an environment of its own; with
-`uv tool install`, its programs are in ~/.local/bin. The tasks are those of dbt's manifest: write it
-when the project is deployed, and again when a metric, a model or the package changes:
+It calls the installed command, which belongs in an environment of its own: in Airflow's, dlt would
+ask Airflow's database for every setting. `uv tool install` puts its programs into ~/.local/bin.
+The tasks are those of dbt's manifest: write it when the project is deployed, and again when a
+metric, a model or the package changes:
 
     mixpanel-pipeline dbt parse --target-path target
 """
@@ -21,8 +22,6 @@ from cosmos.constants import InvocationMode, LoadMode, TestBehavior
 # The project that `mixpanel-pipeline init` made, and where its programs are.
 FOLDER = Path(os.environ.setdefault("DLT_PROJECT_DIR", "/srv/mixpanel"))
 PROGRAMS = Path(os.environ.get("MIXPANEL_PIPELINE_BIN", Path.home() / ".local" / "bin"))
-# As `destination_type` in .dlt/config.toml.
-DESTINATION = os.environ.get("DESTINATION_TYPE", "postgres")
 
 
 @dag(
@@ -30,8 +29,8 @@ DESTINATION = os.environ.get("DESTINATION_TYPE", "postgres")
     start_date=datetime(2026, 1, 1),
     catchup=False,
     max_active_runs=1,
-    # A DuckDB file is open in one process at a time.
-    max_active_tasks=1 if DESTINATION == "duckdb" else 4,
+    # A DuckDB file is open in one process at a time; PostgreSQL builds no faster side by side.
+    max_active_tasks=1,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
 )
 def mixpanel():
@@ -61,7 +60,8 @@ def mixpanel():
         ),
         profile_config=ProfileConfig(
             profile_name="mixpanel",
-            target_name=DESTINATION,
+            # As `destination_type` in .dlt/config.toml.
+            target_name=os.environ.get("DESTINATION_TYPE", "postgres"),
             # The package is put there when dbt parses.
             profiles_yml_filepath=FOLDER / "dbt_project/dbt_packages/mixpanel/profiles.yml",
         ),

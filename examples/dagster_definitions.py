@@ -46,7 +46,7 @@ def events(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         raise dg.Failure(summary.error, metadata=told, allow_retries=not summary.is_misconfigured)
     if summary.status == "skipped":
         context.log.warning("Skipped: another sync of this database is running.")
-    return dg.MaterializeResult(metadata={k: v for k, v in told.items() if v is not None})
+    return dg.MaterializeResult(metadata=told)
 
 
 @dbt_assets(

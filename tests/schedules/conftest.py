@@ -1,9 +1,8 @@
-"""A project of one's own, in the environment of the tool that runs it."""
+"""A project of one's own, made and run by the installed command."""
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from typing import Any
 
 import duckdb
 import pytest
-from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
 from tests.postgresql import Server, postgresql_server
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-PROGRAMS = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+# Not in Airflow's environment: dlt would ask Airflow's database for every setting.
+PROGRAMS = ROOT / ".venv-dagster" / "bin"
 
 
 @dataclass
@@ -95,7 +95,6 @@ def own(
         path = folder / ".dlt" / "secrets.toml"
         path.write_text(f"[sources.mixpanel]\n{text}", encoding="utf-8")
         monkeypatch.setenv("DLT_PROJECT_DIR", str(folder))
-        run_context.active().reload()
         yield OwnProject(folder, mixpanel)
 
 

@@ -71,7 +71,8 @@ def test_a_sync_is_followed_by_each_model_and_the_tests(
     own, in_postgresql, postgresql, airflow, tmp_path
 ):
     own.happen("ada", "ada", "eve")
-    subprocess.run([PROGRAMS / "airflow", "db", "migrate"], check=True, stdout=subprocess.DEVNULL)
+    migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+    subprocess.run(migrate, check=True, stdout=subprocess.DEVNULL)
     told = airflow(RUN)
     assert "state success" in told
     assert "xcom {'status': 'ok', 'mode': 'first'" in told

@@ -15,7 +15,7 @@ from sysconfig import get_paths
 import pytest
 import yaml
 
-from tests.schedules.conftest import EXAMPLES
+from tests.schedules.conftest import EXAMPLES, ROOT
 
 
 def run(command, environment, folder):
@@ -112,7 +112,7 @@ def test_github_actions_sync_into_postgresql(
         "PIP_FORCE_REINSTALL": "1",
         "SOURCES__MIXPANEL__BASE_URL": own.mixpanel.url,
         "SOURCES__MIXPANEL__STATE_DIRECTORY": str(tmp_path / "state"),
-        "WHEEL": str(EXAMPLES.parent / "dist" / wheel),
+        "WHEEL": str(ROOT / "dist" / wheel),
     }
     (own.folder / ".dlt" / "secrets.toml").unlink()
     own.happen("ada", "ada", "eve")

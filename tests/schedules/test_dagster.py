@@ -5,6 +5,7 @@ import runpy
 
 import pytest
 from dagster import AssetKey
+from dlt.common.runtime import run_context
 
 from mixpanel_pipeline.engines import open_warehouse
 
@@ -13,6 +14,8 @@ EVENTS = AssetKey(["mixpanel", "events"])
 
 @pytest.fixture
 def definitions(own):
+    # dlt remembers the project's folder.
+    run_context.active().reload()
     own.run("dbt", "parse", "--target-path", "target")
     return runpy.run_path(str(own.copy("dagster_definitions.py")))["defs"]
 
