@@ -53,6 +53,9 @@ NOT_RUN = {
     "systemctl": "needs systemd",
     "journalctl": "needs systemd",
     ":hidden:": "a list of pages, for Sphinx",
+    "python3 -m venv production": "needs the registry",
+    "production/bin/pip": "needs the registry",
+    "pip-licenses": "is not of the project",
     "psql ": "tests/test_roles.py runs the script",
     "dlt init": "needs the address of a repository",
 }
