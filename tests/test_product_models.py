@@ -156,3 +156,67 @@ def test_days_weeks_and_sessions_are_those_of_the_events(mixpanel, warehouse, ru
     assert run_sync(backfill=Window(TODAY - timedelta(days=60), TODAY)).error is None
     sent += late
     check(warehouse, sent, {"$device:1": "ada"}, untracked=[identified])
+
+
+FUNNELS = [
+    (["A", "B", "C"], 1.0),
+    (["A", "A"], 0.02),
+    (["B", "A", "B"], 3.0),
+]
+
+
+def converted(events, steps, seconds):
+    """Whether some events of `events`, pairs of second and name, make the way in time."""
+
+    def goes_on(place, second, left, first):
+        if not left:
+            return True
+        return any(
+            name == left[0] and later - first <= seconds and goes_on(n + 1, later, left[1:], first)
+            for n, (later, name) in enumerate(events[place:], place)
+        )
+
+    return any(
+        name == steps[0] and goes_on(n + 1, second, steps[1:], second)
+        for n, (second, name) in enumerate(events)
+    )
+
+
+@pytest.mark.usefixtures("as_of_now")
+def test_a_funnel_counts_whoever_made_the_way_in_time(
+    mixpanel, warehouse, run_sync, dbt_project, monkeypatch
+):
+    choose = random.Random(2)
+    # Seconds of their own: what happened within one has no order.
+    seconds = iter(choose.sample(range(4 * 86_400), 200))
+    start = int(NOW.timestamp()) - 5 * 86_400
+    sent = [
+        {"event": name, "properties": {"time": start + next(seconds), "distinct_id": who}}
+        for who in PEOPLE
+        for name in choose.choices("ABC", k=choose.randrange(2, 12))
+    ]
+    mixpanel.add(sent)
+    for number, (steps, days) in enumerate(FUNNELS):
+        query = "{{ mixpanel.funnel(" + f"{steps}, within_days={days}" + ") }}"
+        path = dbt_project / "models" / "marts" / f"funnel_{number}.sql"
+        path.write_text(f"select * from ({query}) as steps", encoding="utf-8")
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", "all")
+    assert run_sync().error is None
+    by_person = defaultdict(list)
+    for event in sent:
+        properties = event["properties"]
+        by_person[properties["distinct_id"]].append((properties["time"], event["event"]))
+    for number, (steps, days) in enumerate(FUNNELS):
+        expected = [
+            (
+                length,
+                steps[length - 1],
+                sum(
+                    converted(sorted(events), steps[:length], days * 86_400)
+                    for events in by_person.values()
+                ),
+            )
+            for length in range(1, len(steps) + 1)
+        ]
+        found = rows(warehouse, f"select * from mixpanel.funnel_{number} order by step")
+        assert found == expected

@@ -1,6 +1,6 @@
 {# The date of an instant in the time zone of the project, which the raw dataset was loaded with. #}
 {% macro project_date(instant) -%}
-    cast({{ instant }} at time zone {{ project_timezone() }} as date)
+    cast({{ instant }} at time zone {{ mixpanel.project_timezone() }} as date)
 {%- endmacro %}
 
 
@@ -11,5 +11,5 @@
     {%- if dataset -%}
         {%- set found = run_query("select timezone from " ~ dataset).columns[0].values() -%}
     {%- endif -%}
-    {{ text_literal(found[0] or 'UTC' if found else 'UTC') }}
+    {{ mixpanel.text_literal(found[0] or 'UTC' if found else 'UTC') }}
 {%- endmacro %}

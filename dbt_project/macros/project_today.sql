@@ -4,8 +4,8 @@
 #}
 {% macro project_today() -%}
     {%- if var('as_of', none) -%}
-    cast({{ text_literal(var('as_of') | string) }} as date)
+    cast({{ mixpanel.text_literal(var('as_of') | string) }} as date)
     {%- else -%}
-    {{ project_date(dbt.current_timestamp()) }}
+    {{ mixpanel.project_date(dbt.current_timestamp()) }}
     {%- endif -%}
 {%- endmacro %}

@@ -5,5 +5,5 @@
 
 
 {% macro default__seconds_between(earlier, later) -%}
-    cast(extract(epoch from {{ later }}) - extract(epoch from {{ earlier }}) as {{ type_double() }})
+    cast(extract(epoch from {{ later }}) - extract(epoch from {{ earlier }}) as {{ mixpanel.type_double() }})
 {%- endmacro %}

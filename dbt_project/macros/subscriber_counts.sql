@@ -69,7 +69,7 @@
 
 {# Whoever never signed in is left out if the variable `include_anonymous` says so. #}
 {% macro is_wanted_subscriber(subscriber_id) -%}
-    {{ 'true' if var('include_anonymous') else subscriber_id ~ " not like '$device:%'" }}
+    {{ 'true' if var('include_anonymous', true) else subscriber_id ~ " not like '$device:%'" }}
 {%- endmacro %}
 
 
