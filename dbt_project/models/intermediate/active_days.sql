@@ -3,7 +3,6 @@
 select
     {{ person }} as subscriber_id,
     counted.event_date,
-    {{ metric_sums('counted.') }}
     cast(sum(counted.events_processed) as bigint) as events_processed
 from {{ ref('subscriber_days').render() }} as counted
 left join {{ ref('identity_map').render() }} as identities
