@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -190,9 +191,9 @@ def test_a_funnel_counts_whoever_made_the_way_in_time(
     monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", "all")
     assert run_sync().error is None
     by_person = defaultdict(list)
-    for event in sent:
-        properties = event["properties"]
-        by_person[properties["distinct_id"]].append((properties["time"], event["event"]))
+    for one in sent:
+        properties: Any = one["properties"]
+        by_person[properties["distinct_id"]].append((properties["time"], one["event"]))
     for number, (steps, days) in enumerate(FUNNELS):
         expected = [
             (
