@@ -77,7 +77,6 @@ docs: .venv-docs/installed
 	.venv-docs/bin/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env \
 		--doctree-dir .venv-docs/doctrees --builder html docs site
 
-
 # The tools' versions decide: what runs in production is what is tested.
 lock: setup
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv

@@ -48,18 +48,14 @@ def settings_and_days(
     """The source's configuration, and the days of a backfill; each None where it is not needed.
 
     Raises:
-        ConfigurationError: A setting is missing or cannot be what it is, or the events that are
-            configured lack some that the models count.
+        ConfigurationError: A setting is missing or cannot be what it is.
     """
-    from mixpanel_pipeline.declaration import refuse_list_that_lacks
     from mixpanel_pipeline.source.configuration import load_configuration
     from mixpanel_pipeline.source.window import Window, last_day
 
     if options.skip_load:
         return None, None
     settings = load_configuration()
-    if not options.skip_transform:
-        refuse_list_that_lacks(settings.event_names)
     if not options.from_date:
         return settings, None
     backfill = Window(options.from_date, options.to_date)

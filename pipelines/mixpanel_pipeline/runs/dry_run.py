@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from mixpanel_pipeline.declaration import refuse_list_that_lacks
 from mixpanel_pipeline.engines import DuckDB, Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs import sweeps, unknown_names
@@ -184,6 +185,8 @@ def plan(
         ConfigurationError: A sync would be refused; the message is that of the sync.
         SyncError: The database cannot be read.
     """
+    if settings is not None and not skip_transform:
+        refuse_list_that_lacks(settings.event_names)
     found = Plan(warehouse.name, warehouse.location, now)
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
     Run(warehouse, settings, mode, now=now).check_declaration()
