@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import duckdb
+import time_machine
 import tomlkit
 import yaml
 from dlt.common.runtime import run_context
@@ -182,7 +183,7 @@ class Reader:
     def _child(self, what: str, arguments: list[str], more: dict[str, str]) -> tuple[int, str]:
         files = self.outputs / "stdout", self.outputs / "stderr"
         environment = {**os.environ, **self.environment, **more}
-        given = (environment, self.folder, files, what, arguments)
+        given = (environment, self.folder, files, datetime.now(UTC), what, arguments)
         process = context.Process(target=_in_a_child, args=given)
         process.start()
         process.join()
@@ -208,6 +209,7 @@ def _in_a_child(
     environment: dict[str, str],
     folder: Path,
     files: tuple[Path, Path],
+    now: datetime,
     what: str,
     arguments: list[str],
 ) -> None:
@@ -215,6 +217,7 @@ def _in_a_child(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    time_machine.travel(now).start()
     for number, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115

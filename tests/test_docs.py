@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote
@@ -16,6 +17,7 @@ from urllib.parse import unquote
 import duckdb
 import psycopg2
 import pytest
+import time_machine
 
 from local_mixpanel import LocalMixpanel
 from tests import settings_table
@@ -168,6 +170,13 @@ def _followed() -> list[str]:
 
 
 @pytest.fixture
+def noon() -> Iterator[None]:
+    """As if the test began at noon: what is read for two hours back is of the same day."""
+    with time_machine.travel(datetime.now(UTC).replace(hour=12, minute=0)):
+        yield
+
+
+@pytest.fixture
 def folder() -> Iterator[Path]:
     """A project whose path is as long as the one that the pages show, for tables' sake."""
     with TemporaryDirectory(prefix="mix", dir="/tmp") as path:
@@ -175,6 +184,7 @@ def folder() -> Iterator[Path]:
         yield Path(path)
 
 
+@pytest.mark.usefixtures("noon")
 def test_every_block_does_what_the_page_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, postgresql: Server
 ) -> None:
