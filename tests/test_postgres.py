@@ -364,20 +364,34 @@ def test_what_has_no_variable_reaches_libpq_in_a_file_that_others_cannot_read(
     assert {name: parameters.get(name) for name in expected} == expected
 
 
-def test_loading_a_duplicate_opens_three_connections_at_most(warehouse, mixpanel, run_sync):
-    happen(mixpanel, "ada")
-    assert run_sync().status == "ok"
+@pytest.fixture
+def logins(warehouse):
+    """Who has connected since they were asked for last, by the names the sessions have."""
     warehouse.execute(
         "create table public.logins (name text);"
         "create function public.note_login() returns event_trigger language plpgsql as $$ begin "
         "insert into public.logins values (current_setting('application_name')); end $$;"
         "create event trigger note_login on login execute function public.note_login()"
     )
-    summary = run_sync(skip_transform=True)
-    assert (summary.status, summary.events_duplicate) == ("ok", 1)
-    # The last is this very one.
-    opened = rows(warehouse, "select name from public.logins")[:-1]
-    assert len(opened) <= 3, opened
+
+    def logins():
+        # The last is this very one.
+        found = rows(warehouse, "select name from public.logins")[:-1]
+        warehouse.execute("delete from public.logins")
+        return found
+
+    return logins
+
+
+def test_a_sync_opens_few_connections(mixpanel, run_sync, logins):
+    happen(mixpanel, "ada")
+    assert run_sync().status == "ok"
+    logins()
+    assert run_sync(skip_transform=True).events_duplicate == 1
+    assert len(opened := logins()) <= 3, opened
+    happen(mixpanel, "eve")
+    assert run_sync().events_new == 1
+    assert len(opened := logins()) <= 6, opened
 
 
 def test_a_sync_has_three_connections_at_once(warehouse, role, as_role, mixpanel):

@@ -151,6 +151,14 @@ class DuckDB(Warehouse):
             # Row groups that are only partly filled are written anew now.
             connection.execute(f"set memory_limit = '{KEYS_MEMORY}'")
 
+    @contextmanager
+    def dbt_connections(self) -> Iterator[None]:
+        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+        yield
+        # dbt keeps the file, and its lock, until the process ends.
+        DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
+
     def check(self, *, loads: bool = True, builds: bool = True) -> None:
         _ = loads, builds
         folder = next(parent for parent in self.path.parents if parent.exists())

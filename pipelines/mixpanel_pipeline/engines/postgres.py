@@ -138,6 +138,44 @@ class Postgres(Warehouse):
                 connection.close()
 
     @contextmanager
+    def dbt_connections(self) -> Iterator[None]:
+        from dbt.adapters.contracts.connection import ConnectionState
+        from dbt.adapters.postgres.connections import PostgresConnectionManager
+        from dbt.adapters.postgres.impl import PostgresAdapter
+
+        idle: list[Any] = []
+
+        class SharedConnections(PostgresConnectionManager):
+            """Those of dbt's own are closed after each node, and the next one opens another."""
+
+            @classmethod
+            def open(cls, connection: Any) -> Any:
+                if connection.state == ConnectionState.OPEN or not idle:
+                    return super().open(connection)  # type: ignore[no-untyped-call]
+                connection.handle, connection.state = idle.pop(), ConnectionState.OPEN
+                return connection
+
+            def release(self) -> None:
+                connection = self.get_if_exists()
+                is_open = connection is not None and connection.state == ConnectionState.OPEN
+                if connection is None or not is_open or connection.handle.closed:
+                    super().release()
+                    return
+                self.rollback_if_open()  # type: ignore[no-untyped-call]
+                # psycopg2 begins transactions that dbt does not know of.
+                connection.handle.rollback()
+                idle.append(connection.handle)
+                connection.handle, connection.state = None, ConnectionState.CLOSED
+
+        PostgresAdapter.ConnectionManager = SharedConnections
+        try:
+            yield
+        finally:
+            PostgresAdapter.ConnectionManager = PostgresConnectionManager
+            for handle in idle:
+                handle.close()
+
+    @contextmanager
     def copying(self) -> Iterator[Any]:
         """An ADBC connection for Arrow's rows; what is not committed in it is rolled back."""
         from adbc_driver_postgresql import dbapi

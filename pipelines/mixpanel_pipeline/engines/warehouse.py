@@ -125,6 +125,12 @@ class Warehouse(ABC):
             yield connection
 
     @abstractmethod
+    def dbt_connections(self) -> AbstractContextManager[None]:
+        """Within, dbt's adapter may be used in this process; after it none of its connections is
+        open.
+        """
+
+    @abstractmethod
     def tune(self) -> None:
         """Create the indexes that the merge and the models need, where there are none yet."""
 

@@ -70,15 +70,11 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
         from dbt.cli.main import dbtRunner
 
         flags = list(DEFAULT_BASE_BEHAVIOR_FLAGS)
-        result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *place])
+        with warehouse.dbt_connections():
+            result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *place])
         # PostgreSQL's adapter adds its own to the list of all adapters, anew for each call, and
         # looks through the stack for each: a process's hundredth sync would wait seconds for it.
         DEFAULT_BASE_BEHAVIOR_FLAGS[:] = flags
-    if warehouse.name == "duckdb":
-        # dbt keeps the file, and its lock, until the process ends.
-        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-
-        DuckDBConnectionManager.close_all_connections()  # type: ignore[no-untyped-call]
     if isinstance(result.exception, KeyboardInterrupt):
         raise result.exception
     interruption.check()
