@@ -177,6 +177,8 @@ def test_who_never_signed_in_may_be_left_out(mixpanel, warehouse, run_sync, vari
         ({"max_cluster_ids": 0}, "`max_cluster_ids` takes a number, 1 or more, not 0"),
         ({"junk_ids": [None]}, "`junk_ids` takes a list of texts"),
         ({"junk_ids": "null"}, "`junk_ids` takes a list of texts"),
+        ({"windows": [7, 0]}, "`windows` takes a list of numbers of days"),
+        ({"windows": [7, 7]}, "`windows` takes a list of numbers of days"),
         ({"session_minutes": "half an hour"}, "`session_minutes` takes a number, 1 or more"),
         ({"as_of": "yesterday"}, "`as_of` takes a day, like 2026-01-31, not yesterday"),
     ],

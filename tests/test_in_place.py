@@ -15,7 +15,7 @@ from tests.warehouses import rows, subscribers
 
 pytestmark = pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
 
-VIEWS = ("stg_mixpanel__events", "event_lateness", "sync_health")
+VIEWS = ("stg_mixpanel__events", "event_lateness", "subscriber_windows", "sync_health")
 
 
 def event(who="ada", name="$ae_session"):
@@ -77,6 +77,8 @@ def test_views_and_grants_of_others_survive_whatever_is_built(
         ("ada", 1),
         ("eve", 1),
     ]
+    # None is of the last days; but there is the column that others may read.
+    assert rows(warehouse, "select paywall_views from analysts.my_subscriber_windows") == []
 
 
 def test_a_column_that_others_use_is_not_dropped(

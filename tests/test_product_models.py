@@ -88,6 +88,16 @@ def activity(days_of):
         yield (day, *told, within[7], within[28])
 
 
+def windows(seconds):
+    for who, moments in seconds.items():
+        for length in (7, 30, 45):
+            inside = [one for one in moments if (TODAY - day_of(one)).days < length]
+            if inside:
+                first = TODAY - timedelta(days=length - 1)
+                days = len({day_of(one) for one in inside})
+                yield (who, length, first, TODAY, len(inside), len(inside), days)
+
+
 def retention(days_of):
     weeks = {
         who: {day - timedelta(days=day.weekday()) for day in days} for who, days in days_of.items()
@@ -120,6 +130,9 @@ def check(warehouse, sent, persons, *, untracked=()):
         return sorted(rows(warehouse, f"select {columns} from mixpanel.{table}"))
 
     assert stored("*", "daily_activity") == sorted(activity(days_of))
+    columns = "subscriber_id, window_days, from_date, to_date, app_sessions"
+    columns += ", events_processed, active_days"
+    assert stored(columns, "subscriber_windows") == sorted(windows(seconds))
     assert stored("*", "retention_weekly") == sorted(retention(days_of))
     columns = "subscriber_id, event_date, session_number"
     columns += ", cast(extract(epoch from started_at) as bigint)"
@@ -146,7 +159,7 @@ def test_days_weeks_and_sessions_are_those_of_the_events(mixpanel, warehouse, ru
     check(warehouse, sent, {"$device:1": "ada"}, untracked=[identified])
 
 
-FUNNELS: list[tuple[list[str], float]] = [
+FUNNELS = [
     (["A", "B", "C"], 1.0),
     (["A", "A"], 0.02),
     (["B", "A", "B"], 3.0),

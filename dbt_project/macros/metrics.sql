@@ -48,9 +48,12 @@
 {%- endmacro %}
 
 
-{# What the metrics of several rows are together, in the order of their declaration, each followed by a comma. #}
-{% macro metric_sums(prefix='') -%}
-    {%- for name, metric in var('metrics').items() -%}
+{#
+    What the metrics of several rows are together, in the order of their declaration, each followed by
+    a comma; of some only, if `names` says which.
+#}
+{% macro metric_sums(prefix='', names=none) -%}
+    {%- for name, metric in var('metrics').items() if names is none or name in names -%}
     {%- set column = prefix ~ adapter.quote(name) -%}
     {{ 'bool_or(' ~ column ~ ')' if metric_is_flag(metric) else 'cast(sum(' ~ column ~ ') as bigint)' }} as {{ adapter.quote(name) }},{{ '\n    ' if not loop.last }}
     {%- endfor %}

@@ -62,6 +62,15 @@ _RULES: dict[str, tuple[Sequence[str], Callable[[Any], bool], str]] = {
         lambda node: all(_type(junk) == "str" for junk in node.value),
         'a list of texts (in quotes: "null")',
     ),
+    "windows": (
+        ["seq"],
+        lambda node: (
+            bool(node.value)
+            and all(_type(days) == "int" and int(days.value) >= 1 for days in node.value)
+            and len({int(days.value) for days in node.value}) == len(node.value)
+        ),
+        "a list of numbers of days, each once, like [7, 30]",
+    ),
     "session_minutes": (["int"], lambda node: int(node.value) >= 1, "a number, 1 or more"),
     "as_of": (["timestamp", "null"], lambda _: True, "a day, like 2026-01-31"),
 }

@@ -22,6 +22,14 @@
     {%- set columns = postgres__columns(wanted) -%}
     {%- set kept = stored | select('in', columns) | list -%}
     {%- set query = sql -%}
+    {%- set retyped = stored | reject('in', columns) | map(attribute=0) | select('in', columns | map(attribute=0) | list) | list -%}
+    {%- if kept != stored and not retyped and config.meta_get('keeps_columns') -%}
+        {#- What others built on it reads on: null, where it was of a metric that is gone. -#}
+        {%- set query = postgres__with_columns(sql, columns, stored) -%}
+        {%- do run_query("drop view " ~ wanted ~ "; create temporary view " ~ wanted ~ " as (\n" ~ query ~ "\n)") -%}
+        {%- set columns = postgres__columns(wanted) -%}
+        {%- set kept = stored -%}
+    {%- endif -%}
     {%- if stored and kept == stored and columns[:stored | length] != stored -%}
         {#- A view takes new columns at its end only. -#}
         {%- set ordered = stored + (columns | reject('in', stored) | list) -%}
@@ -175,6 +183,44 @@
 {% macro postgres__name(relation) -%}
     {%- do return(relation if relation is string else relation.include(database=false) | string) -%}
 {%- endmacro %}
+
+
+{#
+    The query `sql`, which has `columns`, with those of `stored` first, in their order: null where
+    it has none of the name and type. Both are pairs of a name and a type.
+#}
+{% macro postgres__with_columns(sql, columns, stored) -%}
+    select
+        {%- for name, type in stored %}
+        {{ adapter.quote(name) if (name, type) in columns else 'cast(null as ' ~ type ~ ') as ' ~ adapter.quote(name) }}{{ ',' if not loop.last }}
+        {%- endfor %}
+        {%- for name, type in columns if name not in stored | map(attribute=0) | list %},
+        {{ adapter.quote(name) }}
+        {%- endfor %}
+    from (
+        {{ sql }}
+    ) as wanted
+{%- endmacro %}
+
+
+{% macro postgres__release_metrics(view, identities) %}
+    {%- set stored = postgres__columns(view) -%}
+    {%- set left = [] -%}
+    {%- for name, metric in var('metrics').items()
+        if (name, 'boolean' if metric_is_flag(metric) else 'bigint') in stored -%}
+        {%- do left.append(name) -%}
+    {%- endfor -%}
+    {%- set own = ['subscriber_id', 'events_processed'] -%}
+    {%- set lost = stored | select('in', postgres__columns(this)) | rejectattr(0, 'in', left + own) | list -%}
+    {%- if lost -%}
+        {%- set wanted = postgres__temporary_view(view) -%}
+        {%- set query = metrics_by_window(this, identities, left) -%}
+        {%- do run_query("create temporary view " ~ wanted ~ " as (\n" ~ query ~ "\n)") -%}
+        {%- set query = postgres__with_columns(query, postgres__columns(wanted), stored) -%}
+        {%- do run_query("drop view " ~ wanted) -%}
+        {{ postgres__patiently(view, "create or replace view " ~ view ~ " as (\n" ~ query ~ "\n)") }}
+    {%- endif -%}
+{% endmacro %}
 
 
 {% macro postgres__definition(view) -%}

@@ -4,7 +4,10 @@
         incremental_strategy='merge_add',
         unique_key=['subscriber_id', 'event_date'],
         on_schema_change='fail',
-        pre_hook="{{ claim_loads(definition=metrics_definition(), counts_metrics=true) }}",
+        pre_hook=[
+            "{{ claim_loads(definition=metrics_definition(), counts_metrics=true) }}",
+            "{{ release_metrics() }}",
+        ],
         meta={
             'merge_add': {
                 'first_event_at': 'least',
