@@ -1,13 +1,13 @@
 import gzip
 import hmac
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from mixpanel_pipeline.events.decoding import EventDecoder
+from mixpanel_pipeline.events.decoding import EventDecoder, Rules
 from mixpanel_pipeline.events.minimisation import Minimisation
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.delivered import decoded
@@ -161,13 +161,31 @@ def test_a_dataset_of_an_earlier_version_keeps_its_keys():
     """`event_key` is stored: by another rule, events that come again would be new."""
 
     def key(**properties):
-        decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None, keys="exported")
+        rules = Rules("exported")
+        decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None, rules=rules)
         (batch,) = decoder.decode([line(distinct_id="device", plan="pro", **properties)])
         return batch.events["event_key"].to_pylist()
 
     assert key() == ["bbe77e9851846606a35927130cc387bd"]
     assert key(**{"$user_id": "ada"}) == ["414f571f840b5a23f1fdb962364ff7fd"]
     assert key(**{"$distinct_id_before_identity": "device"}) == key()
+
+
+def test_an_event_in_milliseconds_is_the_same_and_happened_within_its_second():
+    def decoded(unit, ms, **properties):
+        rules = Rules(time_in_ms=unit == 1)
+        decoder = EventDecoder(ZoneInfo("UTC"), holds_nul=True, only_day=None, rules=rules)
+        (batch,) = decoder.decode([line(**properties | {"time": (NOON * 1000 + ms) // unit})])
+        return batch
+
+    for named in ({}, {"$insert_id": "i1"}):
+        (by_ms,) = decoded(1, 678, **named).events.to_pylist()
+        (by_second,) = decoded(1000, 678, **named).events.to_pylist()
+        assert by_ms["event_key"] == by_second["event_key"]
+        assert by_ms["occurred_at"] - by_second["occurred_at"] == timedelta(milliseconds=678)
+    # What does not do as it is asked is not taken for January 1970.
+    (rejected,) = decoded(1, NOON - NOON * 1000).rejected_lines.to_pylist()
+    assert "is in seconds" in rejected["reason"]
 
 
 def test_the_last_processed_copy_comes_last_and_the_later_line_breaks_ties(decode):

@@ -122,6 +122,20 @@ def sessions(seconds):
                 yield (who, day, number, session[0], session[-1] - session[0], len(session))
 
 
+def events_of_days(sent, persons):
+    people, number, first = defaultdict(set), Counter[tuple[date, str]](), {}
+    for event in sorted(sent, key=lambda event: event["properties"]["time"]):
+        name, day = event["event"], day_of(event["properties"]["time"])
+        who = event["properties"]["distinct_id"]
+        who = persons.get(who, who)
+        first.setdefault((name, who), day)
+        number[day, name] += 1
+        people[day, name].add(who)
+    for (day, name), those in people.items():
+        new = sum(first[name, who] == day for who in those)
+        yield (day, name, number[day, name], len(those), new)
+
+
 def check(warehouse, sent, persons, *, untracked=()):
     seconds = moments(sent, persons)
     days_of = {who: {day_of(one) for one in those} for who, those in seconds.items()}
@@ -133,13 +147,14 @@ def check(warehouse, sent, persons, *, untracked=()):
     columns = "subscriber_id, window_days, from_date, to_date, app_sessions"
     columns += ", events_processed, active_days"
     assert stored(columns, "subscriber_windows") == sorted(windows(seconds))
+    everything = [*sent, *untracked]
+    assert stored("*", "daily_events") == sorted(events_of_days(everything, persons))
     assert stored("*", "retention_weekly") == sorted(retention(days_of))
     columns = "subscriber_id, event_date, session_number"
     columns += ", cast(extract(epoch from started_at) as bigint)"
     columns += ", cast(duration_seconds as bigint), events"
     # Whatever is loaded is of a session.
-    everything = moments([*sent, *untracked], persons)
-    assert stored(columns, "sessions") == sorted(sessions(everything))
+    assert stored(columns, "sessions") == sorted(sessions(moments(everything, persons)))
 
 
 @pytest.mark.usefixtures("as_of_now")

@@ -33,6 +33,22 @@ REJECTED_LINES_TABLE = "rejected_lines"
 # that. Of old, an event without $insert_id was another one once an identity merge had added more
 # than `$distinct_id_before_identity` to it.
 KEY_RULES = ("exported", "original")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a dataset keeps to, as its events' keys and instants are by it.
+
+    Attributes:
+        keys: Which events are the same, one of `KEY_RULES`.
+        time_in_ms: Whether answers tell times in milliseconds, rather than in whole seconds. Keys
+            are by the second: the same event has the same one either way.
+    """
+
+    keys: str = KEY_RULES[-1]
+    time_in_ms: bool = False
+
+
 _ADDED_BY_IDENTITY = ("$preshuffle_distinct_id", "$is_reshuffled", "$user_id")
 
 EVENTS = pa.schema(
@@ -57,6 +73,8 @@ REJECTED_LINES = pa.schema(
     ]
 )
 
+# No export is of January 1970, where seconds would be if they were taken for milliseconds.
+_FIRST_MILLISECOND = 10**10
 # 9999-12-30: the day after is the last one that Python can hold, and not in every time zone.
 _LAST_SECOND = 253_402_214_399
 # Milliseconds since 1970 need 42 bits until 2109, which leaves 21 bits of a positive bigint.
@@ -176,7 +194,7 @@ class EventDecoder:
             time is of that day.
         names: The events that were asked for; None for all. Mixpanel cannot choose by name among
             those that it renamed.
-        keys: Which rule events are the same by, one of `KEY_RULES`.
+        rules: Those of the dataset.
         suppression: Tells what is not to be loaded; None for nothing.
         minimisation: Removes what is not to be kept; None for nothing.
     """
@@ -188,14 +206,16 @@ class EventDecoder:
         holds_nul: bool,
         only_day: date | None,
         names: Collection[str] | None = None,
-        keys: str = KEY_RULES[-1],
+        rules: Rules | None = None,
         suppression: Suppression | None = None,
         minimisation: Minimisation | None = None,
     ) -> None:
         self._suppression = suppression
         self._minimisation = minimisation
         self._timezone = timezone
-        self._sees_through_identity = keys == "original"
+        rules = rules or Rules()
+        self._sees_through_identity = rules.keys == "original"
+        self._ticks = 1000 if rules.time_in_ms else 1
         self._names = None if names is None else frozenset(names)
         self._holds_nul = holds_nul
         self._only_day = only_day
@@ -242,7 +262,7 @@ class EventDecoder:
         if repair:
             line, replaced = replace_lone_surrogates(line)
         try:
-            event, payload, identity = _read(line)
+            event, payload, identity = _read(line, self._ticks)
             if event == HOT_SHARD_EVENT:
                 event = _restored(payload, identity) or event
                 if not self._is_wanted(event):
@@ -256,10 +276,11 @@ class EventDecoder:
             if self._sees_through_identity:
                 id_before = id_before or identity.id_before_shuffle or None
             original_id = id_before or distinct_id
+            second = identity.time // self._ticks
             if insert_id:
-                key = _identity(event, original_id, identity.time, insert_id)
+                key = _identity(event, original_id, second, insert_id)
             else:
-                key = self._key_of_payload(event, original_id, identity.time, payload)
+                key = self._key_of_payload(event, original_id, second, payload)
             # Last: what an event is known by is read from all of it.
             if self._minimisation:
                 payload = self._minimisation.minimised(payload)
@@ -301,7 +322,12 @@ class EventDecoder:
         lines of a kind or none, as they have the same day and the same time of processing, so the
         count comes out the same whenever they are read.
         """
-        canonical = _canonical(payload, original_id, by_original=self._sees_through_identity)
+        canonical = _canonical(
+            payload,
+            original_id,
+            by_original=self._sees_through_identity,
+            second=time if self._ticks > 1 else None,
+        )
         whole = _identity(event, original_id, time, canonical)
         occurrence = str(self._occurrences.count(bytes.fromhex(whole)))
         return _hash(f"{len(whole)}:{whole}{len(occurrence)}:{occurrence}")
@@ -319,7 +345,9 @@ class EventDecoder:
     def _events_table(self, events: list[_Event]) -> pa.Table:
         if not events:
             return EVENTS.empty_table()
-        times = pa.array([event.time for event in events], pa.timestamp("s"))
+        times = pa.array(
+            [event.time for event in events], pa.timestamp("s" if self._ticks == 1 else "ms")
+        )
         occurred_at = instants(times.cast(pa.timestamp("us")), self._timezone)
         processed_at = pa.array(
             [event.processed_ms for event in events], pa.timestamp("ms", tz="UTC")
@@ -341,8 +369,13 @@ class EventDecoder:
         )
 
 
-def _read(line: bytes) -> tuple[str, bytes, _Properties]:
-    """An event's name, its payload as it stands in the line, and what identifies it."""
+def _read(line: bytes, ticks: int) -> tuple[str, bytes, _Properties]:
+    """An event's name, its payload as it stands in the line, and what identifies it.
+
+    Args:
+        line: What Mixpanel sent.
+        ticks: How many of its unit of time a second has.
+    """
     try:
         # msgspec looks into no string that it hands out undecoded.
         if not line.isascii():
@@ -359,8 +392,11 @@ def _read(line: bytes) -> tuple[str, bytes, _Properties]:
         raise _NotAnEvent(f"not an event: {error}") from error
     except msgspec.DecodeError as error:
         raise _NotAnEvent(f"not JSON: {error}") from error
-    if not 0 <= identity.time <= _LAST_SECOND:
-        raise _NotAnEvent(f"time {identity.time} is not a number of seconds since 1970")
+    if not 0 <= identity.time // ticks <= _LAST_SECOND:
+        unit = "seconds" if ticks == 1 else "milliseconds"
+        raise _NotAnEvent(f"time {identity.time} is not a number of {unit} since 1970")
+    if ticks > 1 and identity.time < _FIRST_MILLISECOND:
+        raise _NotAnEvent(f"time {identity.time} is in seconds, and milliseconds were asked for")
     if identity.processed_ms is not None and not 0 <= identity.processed_ms <= _LAST_PROCESSED_MS:
         identity.processed_ms = None
     return decoded.event, payload, identity
@@ -415,8 +451,12 @@ def _text(token: msgspec.Raw) -> str | None:
     return msgspec.json.decode(text, type=str) if text.startswith(b'"') else text.decode()
 
 
-def _canonical(payload: bytes, original_id: str | None, *, by_original: bool) -> str:
+def _canonical(
+    payload: bytes, original_id: str | None, *, by_original: bool, second: int | None
+) -> str:
     """The whole payload, the same for the same properties in whatever order.
+
+    Its time is `second`, where that is given.
 
     An identity merge rewrites `distinct_id` in later exports, and a hot shard clears it; the
     original takes its place. What else an identity merge adds is left out.
@@ -426,6 +466,8 @@ def _canonical(payload: bytes, original_id: str | None, *, by_original: bool) ->
         return ["number", number]
 
     properties = json.loads(payload, parse_int=verbatim, parse_float=verbatim)
+    if second is not None:
+        properties["time"] = verbatim(str(second))
     if properties.pop("mp_original_event_name", None) is not None:
         properties["distinct_id"] = properties.pop("mp_original_distinct_id", None)
     if properties.pop("$distinct_id_before_identity", None) or by_original:

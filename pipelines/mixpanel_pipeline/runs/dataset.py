@@ -4,12 +4,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.events.decoding import KEY_RULES
+from mixpanel_pipeline.events.decoding import KEY_RULES, Rules
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 # Events of two projects, or of two clocks, would be counted as if they were one's.
 _SETTINGS = ("project_id", "timezone", "region")
+_RULES = ("event_keys", "time_in_ms")
 
 
 @dataclass
@@ -19,40 +20,42 @@ class Dataset:
     warehouse: Warehouse
     settings: MixpanelConfiguration
 
-    def check(self) -> str:
+    def check(self) -> Rules:
         """Record the settings before the first load, and compare them before all others.
 
         A dataset of an earlier version, which has no record, is taken to be loaded with them.
 
         Returns:
-            Which rule its events are the same by, one of `KEY_RULES`.
+            What it keeps to since it was begun.
 
         Raises:
             ConfigurationError: One of them is not what the events were loaded with.
         """
         columns = self.warehouse.columns(self.warehouse.raw, "dataset")
-        rule, to_record = self._compared(columns)
+        rules, to_record = self._compared(columns)
         if not columns:
-            defined = ", ".join(f"{name} text" for name in (*_SETTINGS, "event_keys"))
+            defined = ", ".join(f"{name} text" for name in (*_SETTINGS, *_RULES))
             self.warehouse.execute(f"create table {self._table} ({defined})")
-        elif "event_keys" not in columns:
-            self.warehouse.execute(f"alter table {self._table} add column event_keys text")
+        else:
+            for name in _RULES:
+                if name not in columns:
+                    self.warehouse.execute(f"alter table {self._table} add column {name} text")
         if to_record:
             self._record(to_record)
-        return rule
+        return rules
 
     def compare(self) -> None:
         """`check`, for who records nothing."""
         self._compared(self.warehouse.columns(self.warehouse.raw, "dataset"))
 
-    def _compared(self, columns: Collection[str]) -> tuple[str, dict[str, str | None] | None]:
-        """The rule, and what is to be recorded, if anything is."""
+    def _compared(self, columns: Collection[str]) -> tuple[Rules, dict[str, str | None] | None]:
+        """The rules, and what is to be recorded, if anything is."""
         configured = {name: getattr(self.settings, name) for name in _SETTINGS}
-        rule_column = "event_keys" if "event_keys" in columns else "null"
-        read = f"select {', '.join(_SETTINGS)}, {rule_column} from {self._table}"
+        of_rules = [name if name in columns else "null" for name in _RULES]
+        read = f"select {', '.join([*_SETTINGS, *of_rules])} from {self._table}"
         found = self.warehouse.rows(read) if columns else []
         recorded = dict(zip(_SETTINGS, found[0], strict=False)) if found else {}
-        recorded_rule = found[0][-1] if found else None
+        keys, time_in_ms = found[0][len(_SETTINGS) :] if found else (None, None)
         changed = [
             name
             for name, value in recorded.items()
@@ -62,9 +65,14 @@ class Dataset:
         if changed and self._has_events():
             raise ConfigurationError(self._refusal(changed[0], recorded[changed[0]]))
         known = configured if changed else {n: configured[n] or recorded.get(n) for n in _SETTINGS}
-        rule: str = recorded_rule or KEY_RULES[0 if self._has_events() else -1]
-        is_recorded = known == recorded and rule == recorded_rule
-        return rule, None if is_recorded else {**known, "event_keys": rule}
+        if keys and time_in_ms:
+            rules = Rules(keys, time_in_ms == "true")
+        else:
+            has_events = self._has_events()
+            rules = Rules(keys or KEY_RULES[0 if has_events else -1], not has_events)
+        kept = {"event_keys": rules.keys, "time_in_ms": str(rules.time_in_ms).lower()}
+        is_recorded = known == recorded and tuple(kept.values()) == (keys, time_in_ms)
+        return rules, None if is_recorded else known | kept
 
     @property
     def _table(self) -> str:

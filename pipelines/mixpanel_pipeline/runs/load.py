@@ -13,7 +13,7 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
+from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE, Rules
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.runs import rekeyed_ids
 from mixpanel_pipeline.runs.decided import arrivals_since, days_again, what_is_new
@@ -82,7 +82,7 @@ class Loader:
         settings: The source's configuration.
         client: Where to load from.
         events: The names to ask for; None for all.
-        keys: Which rule events are the same by, one of `KEY_RULES`.
+        rules: Those of the dataset.
         suppression: Tells what is not to be loaded; None for nothing.
         now: The current instant, with a time zone.
         loaded: Filled in with what was loaded.
@@ -99,7 +99,7 @@ class Loader:
         client: MixpanelClient,
         *,
         events: Sequence[str] | None,
-        keys: str,
+        rules: Rules,
         suppression: Suppression | None,
         now: datetime,
         loaded: Loaded,
@@ -113,7 +113,7 @@ class Loader:
         self._settings = settings
         self._client = client
         self._fetcher = Fetcher(
-            client, events, holds_nul=warehouse.holds_nul, keys=keys, suppression=suppression
+            client, events, holds_nul=warehouse.holds_nul, rules=rules, suppression=suppression
         )
         self._now = now
         self._loaded = loaded

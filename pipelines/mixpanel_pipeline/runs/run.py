@@ -14,7 +14,7 @@ from mixpanel_pipeline import interruption, project
 from mixpanel_pipeline.declaration import identity_events, refuse_what_needs, tracked_events
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
-from mixpanel_pipeline.events.decoding import KEY_RULES
+from mixpanel_pipeline.events.decoding import Rules
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.redaction import redacted
 from mixpanel_pipeline.runs import cohorts, rekeyed_ids, suppressed_ids, sweeps
@@ -86,7 +86,7 @@ class Run:
         """How many runs before it have failed since one succeeded, since `failing_since`."""
         self.failing_since: datetime | None = None
         self._settings = settings
-        self._key_rule = KEY_RULES[-1]
+        self._rules = Rules()
         self._suppression: Suppression | None = None
         self._recorded: datetime | None = None
         self._progress = progress or Progress()
@@ -195,7 +195,7 @@ class Run:
     def _prepare(self) -> None:
         self._runs.reconsider(self.denied)
         if self._settings is not None:
-            self._key_rule = Dataset(self.warehouse, self._settings).check()
+            self._rules = Dataset(self.warehouse, self._settings).check()
             suppressed_ids.prepare(self.warehouse)
             secret = self._settings.hash_secret
             self._suppression = suppressed_ids.suppression(self.warehouse, secret)
@@ -350,7 +350,7 @@ class Run:
             self.settings,
             self.client,
             events=self.events,
-            keys=self._key_rule,
+            rules=self._rules,
             suppression=self._suppression,
             now=self.now,
             loaded=self.loaded,

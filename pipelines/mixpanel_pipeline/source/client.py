@@ -137,6 +137,8 @@ class MixpanelClient:
         path: Path,
         read: Callable[[Answer], _T],
         slot: Slot | None = None,
+        *,
+        time_in_ms: bool = False,
     ) -> _T:
         """Download what `request` asks for, of events named `events` or all, and read it.
 
@@ -151,6 +153,7 @@ class MixpanelClient:
                 may be kept, it is read while it comes instead.
             read: Reads an answer to its end; it raises `BrokenAnswer` if that is not whole.
             slot: Held while the answer is asked for and comes.
+            time_in_ms: Ask for times in milliseconds, rather than in seconds.
 
         Returns:
             What `read` made of the answer that is whole.
@@ -165,6 +168,8 @@ class MixpanelClient:
             parameters["event"] = json.dumps(events)
         if request.where is not None:
             parameters["where"] = request.where
+        if time_in_ms:
+            parameters["time_in_ms"] = "true"
 
         def attempt() -> _T:
             if self.settings.minimisation is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, KEY_RULES, EventDecoder
+from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder, Rules
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient, batches
@@ -35,7 +35,7 @@ class Fetcher:
         client: Where to fetch from.
         names: The names of the events to ask for; None for all.
         holds_nul: Whether the destination's text can hold NUL characters.
-        keys: Which rule events are the same by, one of `KEY_RULES`.
+        rules: Those of the dataset; whole seconds by default.
         suppression: Tells what is not to be loaded; None for nothing.
     """
 
@@ -45,7 +45,7 @@ class Fetcher:
         names: Sequence[str] | None,
         *,
         holds_nul: bool,
-        keys: str = KEY_RULES[-1],
+        rules: Rules | None = None,
         suppression: Suppression | None = None,
     ) -> None:
         self._suppression = suppression
@@ -54,7 +54,7 @@ class Fetcher:
         self._names = names
         self._asked = asked_for(names)
         self._holds_nul = holds_nul
-        self._keys = keys
+        self._rules = rules or Rules()
         self._decoding = threading.Lock()
 
     def fetch(self, request: Request, path: Path, slot: Slot) -> Delivered:
@@ -81,7 +81,9 @@ class Fetcher:
             with nullcontext() if answer.coming else self._decoding:
                 return self.decode(answer, request.window)
 
-        return self._client.fetch(request, asked, path, read, slot)
+        return self._client.fetch(
+            request, asked, path, read, slot, time_in_ms=self._rules.time_in_ms
+        )
 
     def decode(self, answer: Answer, window: Window) -> Delivered:
         """What an answer for the days of `window` delivers of events of the names, or of all.
@@ -94,7 +96,7 @@ class Fetcher:
             holds_nul=self._holds_nul,
             only_day=window.only_day,
             names=self._names,
-            keys=self._keys,
+            rules=self._rules,
             suppression=self._suppression,
             minimisation=self._minimisation,
         )
