@@ -148,6 +148,17 @@ def metrics(dbt_project: Path) -> Callable[..., None]:
     return change
 
 
+@pytest.fixture
+def as_of_now(dbt_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models' today is that of `NOW`; a sync begins with a hundred days."""
+    path = dbt_project / "dbt_project.yml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(
+        text.replace("\nvars:\n", f"\nvars:\n  as_of: {NOW.date()}\n"), encoding="utf-8"
+    )
+    monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", "100")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--databases",

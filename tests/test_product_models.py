@@ -17,14 +17,6 @@ TODAY = NOW.date()
 PEOPLE = ["ada", "bob", "eve", "zoe", "kim", "$device:1", "$device:2"]
 
 
-@pytest.fixture
-def as_of_now(dbt_project, monkeypatch):
-    path = dbt_project / "dbt_project.yml"
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("\nvars:\n", f"\nvars:\n  as_of: {TODAY}\n"), encoding="utf-8")
-    monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", str(DAYS))
-
-
 def happened(choose, day, who, name="$ae_session"):
     moment = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(
         minutes=choose.choice([0, 1, 5, 29, 30, 31, 60, 1439]), seconds=choose.randrange(60)
@@ -123,7 +115,8 @@ def sessions(seconds):
 
 
 def events_of_days(sent, persons):
-    people, number, first = defaultdict(set), Counter[tuple[date, str]](), {}
+    people, number = defaultdict(set), Counter[tuple[date, str]]()
+    first: dict[tuple[str, str], date] = {}
     for event in sorted(sent, key=lambda event: event["properties"]["time"]):
         name, day = event["event"], day_of(event["properties"]["time"])
         who = event["properties"]["distinct_id"]
