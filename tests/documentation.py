@@ -336,6 +336,14 @@ def rewritten(page: str, texts: Mapping[Step, str]) -> None:
     path.write_text(content, encoding="utf-8")
 
 
+def questions() -> Iterator[tuple[str, str]]:
+    """The heading and the query of each question of docs/queries.md, in order."""
+    page = (ROOT / "docs" / "queries.md").read_text(encoding="utf-8")
+    for part in page.split("\n## ")[1:]:
+        heading, _, rest = part.partition("\n")
+        yield heading, rest.partition("```sql\n")[2].partition("```")[0]
+
+
 def as_json(step: Step) -> Any:
     """What a comment of a page holds."""
     return json.loads(step.text)

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.conftest import NOW
-from tests.documentation import ROOT
+from tests.documentation import questions
 from tests.warehouses import rows
 
 DAYS = 60
@@ -64,14 +64,6 @@ def at(choose, day, event, who, properties):
             **properties,
         },
     }
-
-
-def questions():
-    """Heading and query of each, in order."""
-    page = (ROOT / "docs" / "queries.md").read_text(encoding="utf-8")
-    for part in page.split("\n## ")[1:]:
-        heading, _, rest = part.partition("\n")
-        yield heading, rest.partition("```sql\n")[2].partition("```")[0]
 
 
 def week(day):
