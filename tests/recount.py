@@ -10,6 +10,7 @@ from typing import Any
 
 Event = dict[str, Any]
 Row = dict[str, Any]
+Links = dict[tuple[str, str], int]
 
 ID_PROPERTIES = (
     "distinct_id",
@@ -95,14 +96,33 @@ def rekeyed(lines: Iterable[bytes]) -> set[tuple[str, str]]:
     return {(before, after) for before, after in pairs if before and after and before != after}
 
 
-def identities(events: Iterable[Event], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+def links(lines: Iterable[bytes]) -> Links:
+    """The devices and users that events which are not loaded name, and the first time of each."""
+    found: Links = {}
+    for line in lines:
+        event = json.loads(line)
+        properties = event["properties"]
+        device, user = properties.get("$device_id"), properties.get("$user_id")
+        if event["event"] not in ASKED and device and user:
+            pair = f"$device:{device}", str(user)
+            found[pair] = min(properties["time"], found.get(pair, 2**60))
+    return found
+
+
+def identities(
+    events: Iterable[Event], pairs: Iterable[tuple[str, str]], linked: Links | None = None
+) -> dict[str, str]:
     """What each id resolves to that is another's, by union and find.
 
     Args:
         events: What is loaded.
         pairs: The ids before and after that deliveries told of.
+        linked: What `links` found.
     """
     bindings: dict[str, set[tuple[int, str]]] = {}
+    for (device, user), time in (linked or {}).items():
+        if _is_evidence(device, user):
+            bindings.setdefault(device, set()).add((time, user))
     said, merged = set[tuple[str, str]](), set[tuple[str, str]]()
     for event in events:
         name, properties = event["event"], event["properties"]
@@ -192,6 +212,7 @@ def subscribers(
     events: Iterable[Event],
     pairs: Iterable[tuple[str, str]] = (),
     profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    linked: Links | None = None,
 ) -> dict[str, Row]:
     """The rows of `mixpanel.subscribers` by subscriber, without `updated_at`; times in seconds.
 
@@ -199,10 +220,11 @@ def subscribers(
         events: What is loaded.
         pairs: The ids before and after that deliveries told of.
         profiles: The profiles by id: texts where a column is text, else numbers.
+        linked: What `links` found.
     """
     rows: dict[str, Row] = {}
     events = list(events)
-    resolved = identities(events, pairs)
+    resolved = identities(events, pairs, linked)
     for event in events:
         name, properties = event["event"], event["properties"]
         one = who(event)

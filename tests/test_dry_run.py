@@ -107,7 +107,8 @@ def as_planned(mixpanel, planned, run_sync, builds):
             summary.from_date,
             summary.to_date,
         )
-        assert len(mixpanel.exports) - exports == found.requests["events"]
+        sent = found.requests["events"] + found.requests.get("evidence", 0)
+        assert len(mixpanel.exports) - exports == sent
         assert sum(found.requests.values()) == summary.requests
         assert (found.days_missing, found.missing_since) == (
             summary.days_missing,
@@ -165,9 +166,10 @@ def test_a_sync_does_what_was_planned(mixpanel, warehouse, planned, as_planned, 
 
 def test_arrivals_are_planned_as_they_are_read(mixpanel, warehouse, as_planned, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", "processed_at")
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVIDENCE_OF_ALL_EVENTS", "true")
     mixpanel.add([event(ago=ago + 0.01, who=f"ada-{ago}") for ago in range(3, 60)])
     first = as_planned(NOW - 3 * DAY, skip_transform=True)
-    assert first.requests["events"] == 4
+    assert (first.requests["events"], first.requests["evidence"]) == (4, 4)
     found = as_planned(NOW - 3 * DAY + HOUR, skip_transform=True)
     assert "what arrived since then, of the days from arrival_days = 5 before on" in found.why
     # Days that had not begun then are asked for once more.

@@ -33,6 +33,8 @@ TABLES = [
 @pytest.fixture
 def known(mixpanel, warehouse, run_sync, monkeypatch):
     """Ada, under three ids and in a line that is no event, and Bob."""
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVIDENCE_OF_ALL_EVENTS", "true")
+    mixpanel.add([event("ada", 20, "Logged In", {"$device_id": "d1", "$user_id": "ada"})])
     monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", SECRET)
     copy = event("$device:d2", 40, more={"$distinct_id_before_identity": "$device:d2"})
     copy["properties"]["distinct_id"] = "ada"

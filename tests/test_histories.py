@@ -10,7 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -79,6 +79,8 @@ class History:
     """The events that were once removed."""
     pairs: set[tuple[str, str]] = field(default_factory=set)
     """The ids before and after that were delivered."""
+    links: recount.Links = field(default_factory=dict)
+    """What events that are not loaded said of who is who."""
     served: Profiles = field(default_factory=dict)
     """The profiles that Mixpanel has."""
     profiles: Profiles = field(default_factory=dict)
@@ -136,6 +138,7 @@ class History:
             )
             events.append(self._event(self.now - late * choose.random()))
         events += [self._evidence() for _ in range(choose.randrange(3))]
+        events += [self._link() for _ in range(choose.randrange(3))]
         for original in choose.sample(self.sent, min(len(self.sent), choose.randrange(6))):
             copy = {"event": original["event"], "properties": dict(original["properties"])}
             if "$insert_id" in copy["properties"] and choose.random() < 0.7:
@@ -203,12 +206,19 @@ class History:
                 what = {"$distinct_ids": [one, other]}
         return {"event": name, "properties": event["properties"] | what}
 
+    def _link(self) -> recount.Event:
+        """An event that nobody asks for, of somebody who is signed in on a device."""
+        choose = self.random
+        event = self._event(self.now - timedelta(days=3) * choose.random())
+        both = {"$device_id": choose.choice(DEVICES), "$user_id": choose.choice(USERS)}
+        return {"event": "App Opened", "properties": event["properties"] | both}
+
     def sync(self, **arguments: Any) -> str | None:
         with self._delivering() as delivered:
             summary = self._sync(**arguments)
         assert summary.status == "ok", summary.error
         before, lines = len(self.loaded), delivered.lines
-        self.loaded, self.pairs = delivered.everything, delivered.pairs
+        self._accept(delivered)
         if "backfill" not in arguments:
             self.profiles = {
                 one: said for one, said in self.served.items() if one not in self.forgotten
@@ -221,6 +231,10 @@ class History:
         if self.cursor == "processed_at" and summary.mode == "incremental":
             self._check_that_nothing_is_late()
         return None
+
+    def _accept(self, delivered: "Delivered") -> None:
+        self.loaded, self.pairs = delivered.everything, delivered.pairs
+        self.links = delivered.links
 
     def _check_that_nothing_is_late(self) -> None:
         """Whatever arrived until a minute ago is loaded, however long ago it happened.
@@ -245,17 +259,20 @@ class History:
     @contextmanager
     def _delivering(self) -> Iterator["Delivered"]:
         """What Mixpanel delivers meanwhile."""
-        delivered = Delivered(self.loaded, set(self.pairs))
+        delivered = Delivered(self.loaded, set(self.pairs), dict(self.links))
         before = len(self.mixpanel.requests)
         yield delivered
         for request in self.mixpanel.requests[before:]:
             if request.path == "/api/2.0/export" and request.status == 200:
                 query = request.query
-                lines = self._delivered(
-                    date.fromisoformat(query["from_date"]),
-                    date.fromisoformat(query["to_date"]),
-                    query.get("where"),
-                )
+                first = date.fromisoformat(query["from_date"])
+                last = date.fromisoformat(query["to_date"])
+                if "event" not in query:
+                    told = recount.links(self._delivered(first, last, None, query["where"]))
+                    for pair, time in told.items():
+                        delivered.links[pair] = min(time, delivered.links.get(pair, time))
+                    continue
+                lines = self._delivered(first, last, recount.ASKED, query.get("where"))
                 delivered.everything = recount.deliver(delivered.everything, lines)
                 delivered.pairs |= recount.rekeyed(lines)
                 delivered.lines += len(lines)
@@ -287,7 +304,7 @@ class History:
             reached = max((_day(event) for event in self.loaded.values()), default=first)
             first = min(first, reached)
         self.sync(full_refresh=True)
-        lines = self._delivered(first, self.now.date())
+        lines = self._delivered(first, self.now.date(), recount.ASKED)
         missing = recount.deliver({}, lines).keys() - self.loaded.keys()
         assert not missing, f"not loaded: {missing}"
 
@@ -329,8 +346,9 @@ class History:
         # What was forgotten, Mixpanel still counts.
         expected = ["equal", "healed", *(["differing"] if self.forgotten else [])]
         assert found.status in expected, found
-        self.loaded, self.pairs = delivered.everything, delivered.pairs
-        everything = self._delivered((self.now - timedelta(days=days - 1)).date(), self.now.date())
+        self._accept(delivered)
+        first = (self.now - timedelta(days=days - 1)).date()
+        everything = self._delivered(first, self.now.date(), recount.ASKED)
         assert recount.deliver({}, everything).keys() <= self.loaded.keys()
         if found.healed_days:
             self.counted = self._what_is_loaded()
@@ -390,9 +408,7 @@ class History:
         self.removed |= gone
         self.loaded = _without(gone, self.loaded)
         # Who is touched has their profile worked out anew with what is left; others not.
-        self.counted = Counted(
-            _without(gone, self.counted.events), self.counted.pairs, self.counted.profiles
-        )
+        self.counted = replace(self.counted, events=_without(gone, self.counted.events))
         self.did["events removed"] += len(gone)
         return f"removal of {len(gone)} events of {one}"
 
@@ -402,7 +418,8 @@ class History:
             return "nobody to forget"
         self.sync()
         one = self.random.choice([*USERS, "eve", "zoe", "$device:d1"])
-        theirs = recount.cluster(one, recount.identities(self.loaded.values(), self.pairs))
+        resolved = recount.identities(self.loaded.values(), self.pairs, self.links)
+        theirs = recount.cluster(one, resolved)
         done = forget(self.warehouse, [one], HASH_SECRET)
         assert done.ids == len(theirs)
         gone = {key for key, event in self.loaded.items() if recount.named(event) & theirs}
@@ -411,14 +428,17 @@ class History:
         self.removed |= gone
         self.loaded = _without(gone, self.loaded)
         self.pairs = {pair for pair in self.pairs if not theirs & set(pair)}
+        self.links = {pair: at for pair, at in self.links.items() if not theirs & set(pair)}
         self.profiles = {one: said for one, said in self.profiles.items() if one not in theirs}
         self.counted = self._what_is_loaded()
         self.did["events forgotten"] += len(gone)
         return f"forget {theirs}"
 
-    def _delivered(self, first: date, last: date, where: str | None = None) -> list[bytes]:
+    def _delivered(
+        self, first: date, last: date, names: set[str] | None, where: str | None = None
+    ) -> list[bytes]:
         """What Mixpanel exports of these days, and is not to be forgotten."""
-        lines = self.mixpanel.lines(first, last, recount.ASKED, where=where)
+        lines = self.mixpanel.lines(first, last, names, where=where)
         return [line for line in lines if not recount.named(json.loads(line)) & self.forgotten]
 
     def sync_on_a_full_disk(self) -> str:
@@ -492,23 +512,29 @@ class History:
         told = stored_pairs(self.warehouse)
         assert self.pairs <= told <= delivered.pairs
         self.loaded, self.pairs = found, told
+        links = stored_links(self.warehouse)
+        assert self.links.keys() <= links.keys() <= delivered.links.keys()
+        assert all(delivered.links[pair] <= at for pair, at in links.items())
+        assert all(links[pair] <= at for pair, at in self.links.items())
+        self.links = links
         self.profiles = stored_profiles(self.warehouse)
         if not self.warehouse.has_table("mixpanel", "subscribers"):
             return
         counts = subscribers(self.warehouse)
-        if counts != (self.counted or Counted({}, set(), {})).subscribers():
+        if counts != (self.counted or Counted({}, set(), {}, {})).subscribers():
             assert counts == self._what_is_loaded().subscribers()
             self.counted = self._what_is_loaded()
 
     def check(self) -> None:
         """Compare the warehouse with what it has to hold."""
         assert stored(self.warehouse) == self.loaded
+        assert stored_links(self.warehouse) == self.links
         assert stored_profiles(self.warehouse) == self.profiles
         if self.counted is not None:
             assert subscribers(self.warehouse) == self.counted.subscribers()
 
     def _what_is_loaded(self) -> "Counted":
-        return Counted(self.loaded, set(self.pairs), self.profiles)
+        return Counted(self.loaded, set(self.pairs), self.profiles, dict(self.links))
 
     def check_full_refresh(self) -> None:
         """Compare incremental counts, counts made anew, and the recount."""
@@ -527,9 +553,10 @@ class Counted:
     events: Events
     pairs: set[tuple[str, str]]
     profiles: Profiles
+    links: recount.Links
 
     def subscribers(self) -> dict[str, recount.Row]:
-        return recount.subscribers(self.events.values(), self.pairs, self.profiles)
+        return recount.subscribers(self.events.values(), self.pairs, self.profiles, self.links)
 
 
 @dataclass
@@ -538,6 +565,7 @@ class Delivered:
 
     everything: Events
     pairs: set[tuple[str, str]]
+    links: recount.Links
     lines: int = 0
 
 
@@ -584,10 +612,24 @@ def stored_pairs(warehouse: Warehouse) -> set[tuple[str, str]]:
     found = rows(
         warehouse,
         "select distinct_id_before_identity, distinct_id from mixpanel_raw.rekeyed_ids "
-        "where _dlt_load_id in (select load_id from mixpanel_raw._dlt_loads where status = 0)",
+        "where evidence = 'rekeyed' and _dlt_load_id in "
+        "(select load_id from mixpanel_raw._dlt_loads where status = 0)",
     )
     assert len(found) == len(set(found)), "a pair is stored twice"
     return set(found)
+
+
+def stored_links(warehouse: Warehouse) -> recount.Links:
+    """The devices and users that the completed loads told of."""
+    if not warehouse.has_table("mixpanel_raw", "_dlt_loads"):
+        return {}
+    found = rows(
+        warehouse,
+        "select distinct_id_before_identity, distinct_id, min(extract(epoch from occurred_at)) "
+        "from mixpanel_raw.rekeyed_ids where evidence = 'device' and _dlt_load_id in "
+        "(select load_id from mixpanel_raw._dlt_loads where status = 0) group by 1, 2",
+    )
+    return {(device, user): int(time) for device, user, time in found}
 
 
 @pytest.mark.parametrize(
@@ -604,6 +646,7 @@ def test_every_event_counts_once_after_any_history(
     monkeypatch.setenv("SOURCES__MIXPANEL__PROFILES_EVERY_HOURS", "0")
     monkeypatch.setenv("SOURCES__MIXPANEL__CURSOR", "occurred_at")
     monkeypatch.setenv("SOURCES__MIXPANEL__ARRIVAL_DAYS", "60")
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVIDENCE_OF_ALL_EVENTS", "true")
     if seed % 2:
         # Every answer is committed alone, and a sync may be interrupted between two.
         monkeypatch.setattr(plan, "COMMIT_BYTES", 1)

@@ -187,3 +187,55 @@ def test_wrong_rules_are_refused(variables, wrong, told):
     variables(**wrong)
     with pytest.raises(ConfigurationError, match=rf"dbt_project.yml, line \d+.*{told}"):
         declaration.metrics()
+
+
+@pytest.fixture
+def evidence_of_all_events(monkeypatch):
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVIDENCE_OF_ALL_EVENTS", "true")
+
+
+def linked(user: str, minutes_ago: int, device: str = "d1"):
+    """An event that no metric counts."""
+    return event(user, minutes_ago, "Logged In", {"$device_id": device, "$user_id": user})
+
+
+def test_events_that_nobody_asked_for_tell_who_is_who(
+    mixpanel, warehouse, run_sync, evidence_of_all_events
+):
+    mixpanel.add([event(DEVICE, 60), event("bob", 50), linked("ada", 30), linked("zed", 25)])
+    assert run_sync().error is None
+    assert sessions(warehouse) == {"ada": 1, "bob": 1}
+    names = rows(warehouse, "select distinct event from mixpanel_raw.events")
+    assert names == [("$ae_session",)]
+    sizes = [len(mixpanel.exports)]
+    loads = rows(warehouse, "select count(*) from mixpanel_raw._dlt_loads")
+    # Nothing new: nothing is loaded, and nothing told twice.
+    assert run_sync().events_new == 0
+    sizes.append(len(mixpanel.exports))
+    assert rows(warehouse, "select count(*) from mixpanel_raw._dlt_loads") == loads
+    # One of events and one of evidence.
+    assert sizes[1] - sizes[0] == 2
+    # With no event that is loaded itself, of an earlier time.
+    mixpanel.add([linked("eve", 40)])
+    assert run_sync().events_new == 0
+    assert sessions(warehouse) == {"eve": 1, "bob": 1}
+    counted = subscribers(warehouse)
+    # What else tells of the same is gone with its event, this not.
+    mixpanel.add([signed_in("eve", 35)])
+    run_sync()
+    assert remove_events(warehouse, "distinct_id = 'eve'").events == 1
+    assert subscribers(warehouse) == counted
+    assert run_sync(full_refresh=True, skip_transform=False).error is None
+    assert sessions(warehouse) == {"eve": 2, "bob": 1}
+
+
+def test_evidence_of_all_events_is_not_asked_for_where_all_are_loaded_or_none_counts(
+    mixpanel, warehouse, run_sync, evidence_of_all_events, variables, monkeypatch
+):
+    mixpanel.add([linked("ada", 30), event(DEVICE, 60)])
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", "all")
+    assert run_sync(skip_transform=True).error is None
+    monkeypatch.setenv("SOURCES__MIXPANEL__EVENTS", "tracked")
+    variables(identity="as_exported")
+    assert run_sync(skip_transform=True).error is None
+    assert not any("defined" in each.query.get("where", "") for each in mixpanel.exports)

@@ -30,16 +30,16 @@
         ~ "(select count(*) from " ~ source('mixpanel', 'profiles').render() ~ " where distinct_id in (select id from forgotten_ids))"
     ).rows[0] -%}
     {%- if not dry_run -%}
-        {%- do remove_from_models(
-            is_theirs,
-            "anonymous_id in (select id from forgotten_ids) or identified_id in (select id from forgotten_ids)"
-        ) -%}
-        {%- do run_query("delete from " ~ rejected ~ " where " ~ mentions_them) -%}
         {%- do run_query(
             "delete from " ~ source('mixpanel', 'rekeyed_ids').render()
             ~ " where distinct_id in (select id from forgotten_ids)"
             ~ " or distinct_id_before_identity in (select id from forgotten_ids)"
         ) -%}
+        {%- do remove_from_models(
+            is_theirs,
+            "anonymous_id in (select id from forgotten_ids) or identified_id in (select id from forgotten_ids)"
+        ) -%}
+        {%- do run_query("delete from " ~ rejected ~ " where " ~ mentions_them) -%}
         {%- for table in ['profiles', 'profile_history', 'cohort_members', 'swept_ids'] -%}
             {%- do run_query(
                 "delete from " ~ source('mixpanel', table).render() ~ " where distinct_id in (select id from forgotten_ids)"

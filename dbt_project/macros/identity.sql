@@ -1,8 +1,8 @@
 {#
     Who is who. Mixpanel's export says it late and in part, so it is worked out from evidence:
 
-    - `device`: an event with both `$device_id` and `$user_id`. A device is bound once, to the user
-      of the first such event; it never makes one of two users.
+    - `device`: an event with both `$device_id` and `$user_id`, also one that is not loaded itself. A
+      device is bound once, to the user of the first such event; it never makes one of two users.
     - `identify`, `alias`, `merge`: the events by which an app says so.
     - `rekeyed`: a copy of an event under another id than before.
 
@@ -13,7 +13,7 @@
 #}
 
 {#
-    The pieces of evidence in events, and among the ids that Mixpanel changed, for which `condition`
+    The pieces of evidence in events, and of events that are not loaded, for which `condition`
     is true: one row each, the earliest.
 #}
 {% macro identity_evidence(events, condition, rekeyed=none) -%}
@@ -65,7 +65,7 @@
         select
             distinct_id_before_identity,
             distinct_id,
-            'rekeyed',
+            evidence,
             occurred_at,
             _dlt_load_id
         from {{ rekeyed }}

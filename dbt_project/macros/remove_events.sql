@@ -83,7 +83,9 @@
         )
     {%- endset -%}
     {%- set left -%}
-        select edges.* from ({{ identity_evidence(events, is_counted(edges)) }}) as edges where {{ is_removed }}
+        select edges.*
+        from ({{ identity_evidence(events, is_counted(edges), source('mixpanel', 'rekeyed_ids')) }}) as edges
+        where {{ is_removed }}
     {%- endset -%}
     {#- A device that was bound by what is removed may be bound to another user now. -#}
     {%- set evident_ids -%}

@@ -277,6 +277,15 @@ class DuckDB(Warehouse):
             connection.execute(f"set memory_limit = '{self.memory_limit}'")
         return found.column(0).combine_chunks()
 
+    def query_told(self, told: pa.Table, query: str) -> list[tuple[Any, ...]]:
+        with closing(self.connect()) as connection:
+            connection.register("told", told)
+            try:
+                found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
+                return found
+            finally:
+                connection.unregister("told")
+
     def property_text(self, name: str) -> str:
         return f"json_extract_string(properties, '/{name}')"
 

@@ -398,6 +398,14 @@ class Postgres(Warehouse):
             found = cursor.fetch_arrow_table()
         return found.column(0).combine_chunks()
 
+    def query_told(self, told: pa.Table, query: str) -> list[tuple[Any, ...]]:
+        with self.copying() as connection, connection.cursor() as cursor:
+            cursor.adbc_ingest("told", told, mode="create", temporary=True)
+            cursor.execute("analyze told")
+            cursor.execute(query)
+            found: list[tuple[Any, ...]] = cursor.fetchall()
+        return found
+
     def property_text(self, name: str) -> str:
         return f"(properties ->> '{name}')"
 

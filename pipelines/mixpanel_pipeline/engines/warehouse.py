@@ -148,6 +148,10 @@ class Warehouse(ABC):
                 `position` (from 0 on, through all files) and `event_key`.
         """
 
+    @abstractmethod
+    def query_told(self, told: pa.Table, query: str) -> list[tuple[Any, ...]]:
+        """What `query` returns; it finds rows of our own in the table `told`."""
+
     def told(self, error: BaseException) -> str:
         """What a failure of the database says, in one line, and what to do about it."""
         text = " ".join(str(error).split())

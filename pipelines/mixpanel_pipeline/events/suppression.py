@@ -63,7 +63,7 @@ class Suppression:
     def hides(self, payload: bytes) -> bool:
         """Whether an event with these properties is about a forgotten id."""
         tokens = [bytes(token) for token in msgspec.structs.astuple(_ids.decode(payload))]
-        told = [_text(token) for token in (*tokens, *_TEXT.findall(tokens[_LIST]))]
+        told = [text_of(token) for token in (*tokens, *_TEXT.findall(tokens[_LIST]))]
         if device := told[_DEVICE]:
             told.append(f"$device:{device}")
         return any(one and self._is_forgotten(one) for one in told)
@@ -75,10 +75,10 @@ class Suppression:
     def hides_line(self, line: bytes) -> bool:
         """Whether a line that is no event has a text or number that is a forgotten id."""
         found = (*_TEXT.findall(line), *_NUMBER.findall(line))
-        return any(self._is_forgotten(_text(one)) for one in found)
+        return any(self._is_forgotten(text_of(one)) for one in found)
 
 
-def _text(token: bytes) -> str:
+def text_of(token: bytes) -> str:
     """A string's content; of anything else the JSON text, empty for null."""
     if token == b"null":
         return ""

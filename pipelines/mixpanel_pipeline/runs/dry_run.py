@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "events": "{:,} for events",
+    "evidence": "{:,} for what events of other names say of who is who",
     "audit": "{:,} for the audit, more if events are missing",
     "event_names": "{:,} for event names, unless all have events",
     "cohorts": "{:,} for the list of cohorts",
@@ -50,7 +51,8 @@ class Plan:
         unread: Why the database could not be read; then nothing more is known.
         mode: None when nothing would be loaded.
         why: The reason for the mode and the days.
-        requests: How many requests of each kind there would be: exports of `events`; an `audit`;
+        requests: How many requests of each kind there would be: exports of `events`; those of
+            `evidence`, of what events of other names say of who is who; an `audit`;
             `event_names`, which is one that is not sent when all names turn out to have events;
             `cohorts` and `profiles`.
         is_at_least: The requests are as many when answers are small: no run like this is recorded.
@@ -254,6 +256,8 @@ def _plan_load(found: Plan, run: Run, backfill: Window | None) -> None:
         bytes_per_day = bytes_expected / stage.days.length if is_main else 0.0
         exports += len(requests_expected(stage, bytes_per_day))
     found.requests["events"] = len(asked) * exports
+    if run.asks_for_links:
+        found.requests["evidence"] = exports
     _plan_rest(found, run, runs)
 
 
@@ -357,7 +361,7 @@ def _plan_rest(found: Plan, run: Run, runs: SyncRuns) -> None:
     spent = runs.requests_ago(run.now)
     left = max(0, settings.requests_per_hour - len(spent))
     found.requests_left = left
-    exports = found.requests["events"]
+    exports = sum(found.requests.values())
     if wait := _told_wait(settings, spent, exports, run.now):
         found.waits.append(wait)
     left = max(0, left - exports)

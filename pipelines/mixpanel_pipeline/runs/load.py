@@ -82,6 +82,7 @@ class Loader:
         settings: The source's configuration.
         client: Where to load from.
         events: The names to ask for; None for all.
+        links: Whether to ask what events of other names say of who is who as well.
         rules: Those of the dataset.
         suppression: Tells what is not to be loaded; None for nothing.
         now: The current instant, with a time zone.
@@ -99,6 +100,7 @@ class Loader:
         client: MixpanelClient,
         *,
         events: Sequence[str] | None,
+        links: bool,
         rules: Rules,
         suppression: Suppression | None,
         now: datetime,
@@ -113,7 +115,12 @@ class Loader:
         self._settings = settings
         self._client = client
         self._fetcher = Fetcher(
-            client, events, holds_nul=warehouse.holds_nul, rules=rules, suppression=suppression
+            client,
+            events,
+            links=links,
+            holds_nul=warehouse.holds_nul,
+            rules=rules,
+            suppression=suppression,
         )
         self._now = now
         self._loaded = loaded
@@ -227,6 +234,7 @@ class Loader:
         if keeps and before and self._changes_nothing(pipeline, before, stage, delivered):
             self._count(delivered, [])
             return
+        self._new_events.links = delivered.links
         # Within each of its steps dlt puts signals off, and afterwards forgets one that came.
         with signals.intercepted_signals():
             try:
@@ -263,7 +271,7 @@ class Loader:
         return (
             len(self._new_events.not_new(delivered.events)) == delivered.event_count
             # Copies may tell of an identity that the events themselves did not.
-            and not rekeyed_ids.unknown(self._warehouse, delivered.events)
+            and not rekeyed_ids.unknown(self._warehouse, delivered.events, delivered.links)
         )
 
     def _count(self, delivered: Delivered, load_ids: Sequence[str]) -> None:

@@ -58,11 +58,15 @@ class NewEvents:
 
     Args:
         warehouse: What is loaded into.
+
+    Attributes:
+        links: Parquet files with the schema `LINKS`, which the next load brings.
     """
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
         self._begun = f"{warehouse.raw}.loads_begun"
+        self.links: Sequence[Path] = ()
 
     def remove_unfinished(self) -> None:
         """Remove what loads that did not complete left among the events."""
@@ -97,7 +101,7 @@ class NewEvents:
 
     def keep_rekeyed(self, delivered: Sequence[Path], load_id: str) -> None:
         """See `rekeyed_ids.keep`."""
-        rekeyed_ids.keep(self._warehouse, delivered, load_id)
+        rekeyed_ids.keep(self._warehouse, delivered, self.links, load_id)
 
     def count(self, load_ids: Sequence[str], lookback: timedelta) -> tuple[int, int]:
         """How many events some loads wrote, and how many of those came later than the lookback."""

@@ -125,6 +125,12 @@ class Run:
         more = self.settings.without_denied(identity_events())
         return [*self.wanted, *(name for name in more if name not in self.wanted)]
 
+    @property
+    def asks_for_links(self) -> bool:
+        """Whether events of other names are asked what they say of who is who."""
+        is_asked = self.settings.evidence_of_all_events and self.events is not None
+        return is_asked and bool(identity_events())
+
     @cached_property
     def client(self) -> MixpanelClient:
         """Mixpanel, with what is left of the hour's requests."""
@@ -350,6 +356,7 @@ class Run:
             self.settings,
             self.client,
             events=self.events,
+            links=self.asks_for_links,
             rules=self._rules,
             suppression=self._suppression,
             now=self.now,

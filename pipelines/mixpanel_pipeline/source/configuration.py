@@ -105,6 +105,16 @@ class MixpanelConfiguration(BaseConfiguration):
     events: Any = "tracked"
     """`tracked`: those that the metrics need; `all`; or a list of names, which has to have those of
     all metrics, unless only `--skip-transform` is run."""
+    evidence_of_all_events: bool = True
+    """With `tracked` or a list: events of other names that have both `$device_id` and `$user_id`
+    tell who is who as well. `false` spares their export.
+
+    Only the two ids of each, and when it happened, are kept. It is one more request for each of the
+    exports of events, and its answer is as large as all that people did while they were signed in:
+    where most of that is not loaded, most of what a sync downloads. What a device did before
+    somebody signed in on it is theirs only if an event says so; Mixpanel's SDKs send `$identify`,
+    which is asked for anyway, when somebody signs in on it. Nothing more is asked for with
+    `events = "all"`, or with `identity: as_exported`."""
     events_denied: Any = ()
     """A list of events that are never loaded, whatever `events` says.
 

@@ -1,6 +1,6 @@
 """What answers delivered, decoded into Parquet files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixpanel_pipeline.events.decoding import EVENTS, REJECTED_LINES, EventDecoder
+from mixpanel_pipeline.events.links import LINKS, links
 from mixpanel_pipeline.source.ahead import ahead
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.window import later
@@ -29,6 +30,8 @@ class Delivered:
         newest_occurred: The newest `occurred_at`; None without events.
         newest_processed: The newest `processed_at`; None when none has one.
         answer_bytes: The size of the answers as they came, compressed.
+        links: Parquet files with the schema `LINKS`, of events that are not loaded themselves.
+        link_count: How many rows those have.
     """
 
     events: tuple[Path, ...]
@@ -38,15 +41,17 @@ class Delivered:
     newest_occurred: datetime | None
     newest_processed: datetime | None
     answer_bytes: int
+    links: tuple[Path, ...] = ()
+    link_count: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing happened in their days."""
-        return not (self.event_count or self.rejected_count)
+        return not (self.event_count or self.rejected_count or self.link_count)
 
     def remove(self) -> None:
         """Give back the disk space."""
-        for file in self.events + self.rejected_lines:
+        for file in self.events + self.rejected_lines + self.links:
             file.unlink()
 
 
@@ -93,6 +98,28 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
     )
 
 
+def decoded_links(answer: Answer, decoder: EventDecoder, loaded: Collection[str]) -> Delivered:
+    """Decode an answer into a file of what its events say of who is who, and nothing else.
+
+    Args:
+        answer: The answer.
+        decoder: Decodes its events.
+        loaded: The names of those that are loaded themselves.
+
+    Raises:
+        BrokenAnswer: The answer is not whole.
+        OSError: The file cannot be written.
+    """
+    path, count = answer.path.with_suffix(".links"), 0
+    with pq.ParquetWriter(path, LINKS) as writer:
+        for batch in ahead(decoder.decode(ahead(answer.blocks()))):
+            found = links(batch.events, loaded)
+            if found.num_rows:
+                count += found.num_rows
+                writer.write_table(found)
+    return Delivered((), (), 0, 0, None, None, answer.size, (path,), count)
+
+
 def in_order(files: Iterable[Path]) -> list[Path]:
     """Files of events in the order in which their answers were asked for."""
     return sorted(files, key=lambda file: int((pq.read_metadata(file).metadata or {})[_ANSWER]))
@@ -108,4 +135,6 @@ def joined(answers: Sequence[Delivered]) -> Delivered:
         later(*(answer.newest_occurred for answer in answers)),
         later(*(answer.newest_processed for answer in answers)),
         sum(answer.answer_bytes for answer in answers),
+        tuple(file for answer in answers for file in answer.links),
+        sum(answer.link_count for answer in answers),
     )

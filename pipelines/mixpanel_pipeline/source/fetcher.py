@@ -3,13 +3,14 @@
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT, EventDecoder, Rules
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.source.answer import Answer
 from mixpanel_pipeline.source.client import MixpanelClient, batches
-from mixpanel_pipeline.source.delivered import Delivered, decoded, joined
+from mixpanel_pipeline.source.delivered import Delivered, decoded, decoded_links, joined
 from mixpanel_pipeline.source.plan import Request
 from mixpanel_pipeline.source.slots import Slot
 from mixpanel_pipeline.source.window import Window
@@ -34,6 +35,7 @@ class Fetcher:
     Args:
         client: Where to fetch from.
         names: The names of the events to ask for; None for all.
+        links: Whether to ask what events of other names say of who is who as well.
         holds_nul: Whether the destination's text can hold NUL characters.
         rules: Those of the dataset; whole seconds by default.
         suppression: Tells what is not to be loaded; None for nothing.
@@ -44,10 +46,12 @@ class Fetcher:
         client: MixpanelClient,
         names: Sequence[str] | None,
         *,
+        links: bool = False,
         holds_nul: bool,
         rules: Rules | None = None,
         suppression: Suppression | None = None,
     ) -> None:
+        self._links = links and names is not None
         self._suppression = suppression
         self._minimisation = client.settings.minimisation
         self._client = client
@@ -63,14 +67,23 @@ class Fetcher:
         Raises:
             ExportError: Mixpanel refused, or no whole answer came.
         """
-        if len(self._asked) == 1:
+        if len(self._asked) == 1 and not self._links:
             return self._fetch(request, self._asked[0], path, slot)
-        return joined(
-            [
-                self._fetch(request, asked, path.with_name(f"{path.name}{number:04}"), slot)
-                for number, asked in enumerate(self._asked)
-            ]
-        )
+        answers = [
+            self._fetch(request, asked, path.with_name(f"{path.name}{number:04}"), slot)
+            for number, asked in enumerate(self._asked)
+        ]
+        if self._links:
+            answers.append(self._fetch_links(replace(request, links=True), path, slot))
+        return joined(answers)
+
+    def _fetch_links(self, request: Request, path: Path, slot: Slot) -> Delivered:
+        def read(answer: Answer) -> Delivered:
+            with nullcontext() if answer.coming else self._decoding:
+                decoder = self._decoder(request.window, names=None)
+                return decoded_links(answer, decoder, self._names or ())
+
+        return self._client.fetch(request, None, path, read, slot)
 
     def _fetch(
         self, request: Request, asked: Sequence[str] | None, path: Path, slot: Slot
@@ -91,13 +104,15 @@ class Fetcher:
         Raises:
             BrokenAnswer: The answer is not whole.
         """
-        decoder = EventDecoder(
+        return decoded(answer, self._decoder(window, self._names))
+
+    def _decoder(self, window: Window, names: Sequence[str] | None) -> EventDecoder:
+        return EventDecoder(
             self._client.settings.zone,
             holds_nul=self._holds_nul,
             only_day=window.only_day,
-            names=self._names,
+            names=names,
             rules=self._rules,
             suppression=self._suppression,
             minimisation=self._minimisation,
         )
-        return decoded(answer, decoder)

@@ -1,6 +1,6 @@
 """What is asked of Mixpanel: days in a row, cut into requests. Pure functions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -18,6 +18,7 @@ _GROWTH = 8
 # What Mixpanel is processing this very moment may become visible out of order.
 _ARRIVAL_DELAY = timedelta(minutes=1)
 _DAY = timedelta(days=1)
+_BOTH_IDS = 'defined(properties["$device_id"]) and defined(properties["$user_id"])'
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,14 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Request:
-    """One export: the events of whole days, or those of them that arrived in some time."""
+    """One export: the events of whole days, or those of them that arrived in some time.
+
+    With `links`, of those only the ones that name a device and a user.
+    """
 
     window: Window
     arrival: Arrival | None = None
+    links: bool = False
 
     @property
     def where(self) -> str | None:
@@ -45,6 +50,9 @@ class Request:
         An event that does not say when it was processed matches always: it is known by its key.
         https://docs.mixpanel.com/reference/segmentation-expressions
         """
+        if self.links:
+            of_time = replace(self, links=False).where
+            return f"({of_time}) and {_BOTH_IDS}" if of_time else _BOTH_IDS
         if self.arrival is None:
             return None
         processed = 'properties["mp_processing_time_ms"]'
@@ -54,6 +62,8 @@ class Request:
         return f"({arrived}) or not defined({processed})"
 
     def __str__(self) -> str:
+        if self.links:
+            return f"devices and users of {replace(self, links=False)}"
         if self.arrival is None:
             return str(self.window)
         if self.arrival.since is None:
