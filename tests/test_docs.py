@@ -197,6 +197,7 @@ def test_every_block_does_what_the_page_says(
     for page in _followed():
         with LocalMixpanel() as server:
             point_at(server, monkeypatch)
+            monkeypatch.delenv("SOURCES__MIXPANEL__EVIDENCE_OF_ALL_EVENTS")
             environment = {"COLUMNS": "100", "DBT_TARGET_PATH": str(target)}
             reader = Reader(folder, server, environment, tmp_path)
             if first is not None:

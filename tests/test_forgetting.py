@@ -136,3 +136,57 @@ def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(["forget"])
     assert "whom to forget?" in capsys.readouterr().err
+
+
+def test_who_turns_out_to_be_somebody_forgotten_is_forgotten_too(
+    mixpanel, warehouse, run_sync, known, caplog
+):
+    mixpanel.add([event("$device:d3", 50), event("$device:d4", 50), signed_in("bob", 45, "d4")])
+    assert run_sync().error is None
+    forget(warehouse, ["ada"], SECRET)
+    bob = subscribers(warehouse)["bob"]
+    told = [
+        signed_in("ada", 4, "d3"),
+        # Bob's device is his, and junk is nobody's.
+        signed_in("ada", 3, "d4"),
+        signed_in("ada", 2, "null"),
+        # Somebody new on a device that was hers is somebody new.
+        signed_in("eve", 1, "d1"),
+        event("eve", 1),
+        event("$device:null", 1),
+    ]
+    mixpanel.add(told)
+    assert run_sync(skip_transform=True).error is None
+    assert run_sync().error is None
+    assert "turned out to be of people who were forgotten" in caplog.text
+    left = {"bob", "eve", "$device:null"}
+    assert set(subscribers(warehouse)) == left
+    assert subscribers(warehouse)["bob"] == bob
+    assert rows(warehouse, "select * from mixpanel_raw.ids_to_forget") == []
+    for arguments in ({"full_refresh": True}, {}):
+        assert run_sync(**arguments).error is None
+        assert set(subscribers(warehouse)) == left
+    assert "d3" not in everything(warehouse)
+
+
+def test_the_audit_tells_what_was_forgotten_from_what_is_missing(
+    mixpanel, warehouse, run_sync, known
+):
+    forget(warehouse, ["ada"], SECRET)
+
+    def audited(**arguments):
+        found = audit(warehouse, load_configuration(), now=NOW, days=2, **arguments)
+        return found.status, [(each.event, each.cause) for each in found.differences]
+
+    today = audited(heal=True)
+    of_forgotten = [("$ae_session", "of people who were forgotten here")]
+    assert today == ("healed", of_forgotten)
+    exports = len(mixpanel.exports)
+    assert audited(heal=True) == ("equal", of_forgotten)
+    assert len(mixpanel.exports) == exports
+    # One that is missing shows, though it could be of somebody forgotten.
+    mixpanel.add([event("bob", 3)])
+    status, ((_, cause),) = audited()
+    assert (status, cause) == ("differing", "came since the last sync, or lost to a cut")
+    assert audited(heal=True) == ("healed", of_forgotten)
+    assert subscribers(warehouse)["bob"]["app_sessions"] == 2

@@ -40,7 +40,7 @@
             "anonymous_id in (select id from forgotten_ids) or identified_id in (select id from forgotten_ids)"
         ) -%}
         {%- do run_query("delete from " ~ rejected ~ " where " ~ mentions_them) -%}
-        {%- for table in ['profiles', 'profile_history', 'cohort_members', 'swept_ids'] -%}
+        {%- for table in ['profiles', 'profile_history', 'cohort_members', 'swept_ids', 'ids_to_forget'] -%}
             {%- do run_query(
                 "delete from " ~ source('mixpanel', table).render() ~ " where distinct_id in (select id from forgotten_ids)"
             ) -%}

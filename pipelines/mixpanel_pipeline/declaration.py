@@ -85,10 +85,12 @@ class Declared:
     Attributes:
         metrics: The metrics by name.
         resolves_identities: Whether several ids can be one subscriber.
+        junk_ids: Those that apps send for nobody, in lower case.
     """
 
     metrics: Metrics
     resolves_identities: bool
+    junk_ids: frozenset[str]
 
 
 @cache
@@ -100,7 +102,9 @@ def declared() -> Declared:
             the line and what to write instead.
     """
     declaration = _Declaration()
-    return Declared(declaration.metrics(), declaration.resolves_identities())
+    return Declared(
+        declaration.metrics(), declaration.resolves_identities(), declaration.junk_ids()
+    )
 
 
 def metrics() -> Metrics:
@@ -135,6 +139,15 @@ def identity_events() -> list[str]:
         ConfigurationError: As `declared`.
     """
     return list(IDENTITY_EVENTS) if declared().resolves_identities else []
+
+
+def is_junk(one: str) -> bool:
+    """Whether an id is one that apps send for nobody; the models have the same in `is_somebody`.
+
+    Raises:
+        ConfigurationError: As `declared`.
+    """
+    return one.replace("$device:", "").lower() in {"", *declared().junk_ids}
 
 
 def refuse_what_needs(withheld: Mapping[str, Collection[str]]) -> None:
@@ -212,6 +225,11 @@ class _Declaration:
         """Whether several ids can be one subscriber."""
         node = self._variables.get("identity")
         return node is None or node.value == "resolve"
+
+    def junk_ids(self) -> frozenset[str]:
+        """The ids that are nobody's, in lower case."""
+        node = self._variables.get("junk_ids")
+        return frozenset(junk.value.lower() for junk in node.value) if node else frozenset()
 
     def refuse_what_needs(self, withheld: Mapping[str, Collection[str]]) -> None:
         """Check that metrics, and who is who, need nothing of what is withheld, by setting."""

@@ -197,6 +197,9 @@ class EventDecoder:
         rules: Those of the dataset.
         suppression: Tells what is not to be loaded; None for nothing.
         minimisation: Removes what is not to be kept; None for nothing.
+
+    Attributes:
+        linked: Ids that turned out to be of somebody forgotten.
     """
 
     def __init__(
@@ -211,6 +214,8 @@ class EventDecoder:
         minimisation: Minimisation | None = None,
     ) -> None:
         self._suppression = suppression
+        self._hidden: dict[str, _Event] = {}
+        self.linked = set[str]()
         self._minimisation = minimisation
         self._timezone = timezone
         rules = rules or Rules()
@@ -221,6 +226,12 @@ class EventDecoder:
         self._only_day = only_day
         self._occurrences = _Occurrences()
         self._position = 0
+
+    @property
+    def hidden(self) -> pa.Table:
+        """The events that were not to be loaded: `event_key`, `event` and `occurred_at` of each."""
+        events = self._events_table(list(self._hidden.values()))
+        return events.select(["event_key", "event", "occurred_at"])
 
     def decode(self, blocks: Iterable[bytes]) -> Iterator[Batch]:
         """Yield what each block of an answer's whole lines holds; memory does not grow with them.
@@ -269,8 +280,9 @@ class EventDecoder:
                     return None
             if self._minimisation and event in self._minimisation.denied:
                 return None
-            if self._suppression and self._suppression.hides(payload):
-                return None
+            is_hidden = self._suppression is not None and self._suppression.hides(payload)
+            if is_hidden and self._suppression:
+                self.linked |= self._suppression.linked(event, payload)
             distinct_id, insert_id = identity.distinct_id, identity.insert_id
             id_before = identity.id_before_identity or None
             if self._sees_through_identity:
@@ -281,6 +293,12 @@ class EventDecoder:
                 key = _identity(event, original_id, second, insert_id)
             else:
                 key = self._key_of_payload(event, original_id, second, payload)
+            if is_hidden:
+                # Kept for the audit is that there is one. Renamed ones are counted as others there.
+                if b"mp_original_event_name" not in payload:
+                    time = identity.time
+                    self._hidden[key] = _Event(key, event, None, None, None, time, None, b"", 0)
+                return None
             # Last: what an event is known by is read from all of it.
             if self._minimisation:
                 payload = self._minimisation.minimised(payload)

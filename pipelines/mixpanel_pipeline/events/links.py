@@ -6,11 +6,8 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixpanel_pipeline.events.suppression import text_of
+from mixpanel_pipeline.events.suppression import DEVICE_PREFIX, text_of
 from mixpanel_pipeline.events.wall_clock import INSTANT
-
-DEVICE_PREFIX = "$device:"
-"""What stands before a device's id where it is the id of a person."""
 
 LINKS = pa.schema(
     [

@@ -25,6 +25,9 @@ ID_PROPERTIES = (
 )
 """Every property by which an event tells whose it is; the last one is a list of ids."""
 
+DEVICE_PREFIX = "$device:"
+"""What stands before a device's id where it is the id of a person."""
+
 _DEVICE, _LIST = ID_PROPERTIES.index("$device_id"), ID_PROPERTIES.index("$distinct_ids")
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _NUMBER = re.compile(rb"(?<=[:,\[ ])-?[0-9][0-9.eE+-]*(?=[\],} ])")
@@ -65,8 +68,38 @@ class Suppression:
         tokens = [bytes(token) for token in msgspec.structs.astuple(_ids.decode(payload))]
         told = [text_of(token) for token in (*tokens, *_TEXT.findall(tokens[_LIST]))]
         if device := told[_DEVICE]:
-            told.append(f"$device:{device}")
+            told.append(f"{DEVICE_PREFIX}{device}")
         return any(one and self._is_forgotten(one) for one in told)
+
+    def linked(self, event: str, payload: bytes) -> set[str]:
+        """The ids that an event tells to be of somebody forgotten, and that were not known to be.
+
+        That is who somebody forgotten was before: the device, or the anonymous id, of who signed in
+        under a forgotten one. Of who signs in anew on a forgotten device nobody says that.
+
+        Args:
+            event: Its name.
+            payload: Its properties.
+        """
+        tokens = [bytes(token) for token in msgspec.structs.astuple(_ids.decode(payload))]
+        told = dict(zip(ID_PROPERTIES, map(text_of, tokens), strict=True))
+        device, user = told["$device_id"], told["$user_id"]
+        if device and not device.startswith(DEVICE_PREFIX):
+            device = f"{DEVICE_PREFIX}{device}"
+        pairs = [(device, user), (told["$distinct_id_before_identity"], told["distinct_id"])]
+        if event == "$identify":
+            anonymous = told["$anon_id"] or told["$anon_distinct_id"]
+            pairs.append((anonymous, told["$identified_id"] or told["distinct_id"]))
+        if event == "$create_alias":
+            pairs.append((told["distinct_id"], told["alias"]))
+        if event == "$merge":
+            merged = [text_of(token) for token in _TEXT.findall(tokens[_LIST])][:2]
+            pairs += [(one, other) for one in merged for other in merged]
+        return {
+            one
+            for one, other in pairs
+            if one and other and self._is_forgotten(other) and not self._is_forgotten(one)
+        }
 
     def hides_id(self, one: str) -> bool:
         """Whether an id is a forgotten one."""

@@ -6,12 +6,14 @@ lookback, are found here and nowhere else.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from mixpanel_pipeline.events.decoding import HOT_SHARD_EVENT
+from mixpanel_pipeline.runs import suppressed_ids
 from mixpanel_pipeline.runs.run import Run
 from mixpanel_pipeline.source.client import EventCounts, batches
 from mixpanel_pipeline.source.errors import ExportError
@@ -31,6 +33,7 @@ _BATCHES_OF_ALL = 5
 _SHORT = "arrived late, or lost to a cut"
 _NOT_YET = "came since the last sync, or lost to a cut"
 _ARRIVING = "still arriving"
+_FORGOTTEN = "of people who were forgotten here"
 _COMPACTED = "copies: one $insert_id on one day"
 _GONE = "deleted or hidden at Mixpanel"
 # Of today, Mixpanel may count what arrived while we were reading: seconds of a day.
@@ -126,6 +129,7 @@ def compare(run: Run, days: int, *, heal: bool = False) -> Audit:
     new_before = run.loaded.delivery.events_new
     for stretch in _stretches(sorted(_export_days(run, short))):
         run.load_again(stretch)
+    _keep_hidden(run, short)
     after = _compare(run, window)
     after.healed_days = sorted(short)
     after.events_healed = run.loaded.delivery.events_new - new_before
@@ -163,7 +167,7 @@ def heal_after_sync(run: Run, days: int) -> None:
         said = run.without_secrets(str(error))
         logger.warning("The audit after the sync could not be done: %s", said)
         return
-    if found.healed_days:
+    if found.events_healed:
         logger.warning(
             "The audit found %s events that were missing, and loaded them: %s.",
             f"{found.events_healed:,}",
@@ -177,7 +181,7 @@ def heal_after_sync(run: Run, days: int) -> None:
 
 def _compare(run: Run, window: Window) -> Audit:
     today = last_day(run.now, run.settings.report_zone, "today")
-    loaded = _loaded(run, window)
+    loaded, hidden = _loaded(run, window), _hidden(run, window)
     names = run.events
     # Its reports may leave out those that only say who is who.
     may_be_hidden = set(names or ()) - set(run.wanted or ())
@@ -199,6 +203,10 @@ def _compare(run: Run, window: Window) -> Audit:
             if at_mixpanel < distinct and name in may_be_hidden:
                 continue
             if at_mixpanel != distinct:
+                if at_mixpanel - distinct == hidden.get((name, day), 0):
+                    found = Difference(day, name, at_mixpanel, distinct, _FORGOTTEN, True)
+                    result.differences.append(found)
+                    continue
                 cause, is_explained = _cause(
                     at_mixpanel, distinct, by_calendar_day, is_today=day == today
                 )
@@ -223,6 +231,41 @@ def _cause(
     if at_mixpanel >= by_calendar_day:
         return _COMPACTED, True
     return _GONE, False
+
+
+def _keep_hidden(run: Run, days: Collection[date]) -> None:
+    """Keep how many events of people who were forgotten Mixpanel exported of some days, just now.
+
+    Mixpanel counts them until they are deleted there. What it counts beyond them is missing.
+    """
+    found = Counter[tuple[date, str]]()
+    seen = set[str]()
+    for row in (row for table in run.loaded.delivery.hidden for row in table.to_pylist()):
+        day = row["occurred_at"].astimezone(run.settings.report_zone).date()
+        if day in days and row["event_key"] not in seen:
+            seen.add(row["event_key"])
+            found[day, row["event"]] += 1
+    table = f"{run.warehouse.raw}.{suppressed_ids.HIDDEN}"
+    statements: list[tuple[str, list[object]]] = [
+        (f"delete from {table} where day = %s", [day]) for day in sorted(days)
+    ]
+    statements += [
+        (f"insert into {table} values (%s, %s, %s)", [day, event, number])
+        for (day, event), number in sorted(found.items())
+    ]
+    run.warehouse.execute_held(statements)
+
+
+def _hidden(run: Run, window: Window) -> dict[tuple[str, date], int]:
+    """What `_keep_hidden` kept, by event and day."""
+    return {
+        (event, day): events
+        for day, event, events in run.warehouse.rows(
+            f"select day, event, events from {run.warehouse.raw}.{suppressed_ids.HIDDEN} "
+            "where day between %s and %s",
+            [window.from_date, window.to_date],
+        )
+    }
 
 
 def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mixpanel_pipeline import project
+from mixpanel_pipeline.declaration import is_junk
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs import rekeyed_ids, suppressed_ids, sweeps
@@ -67,16 +68,67 @@ def forget(
             )
         suppressed_ids.suppression(warehouse, secret)
         theirs = _of_the_same_people(warehouse, sorted({one for one in ids if one}))
-        arguments: dict[str, Any] = {"ids": theirs, "dry_run": dry_run}
-        arguments["hashes"] = [] if dry_run else suppressed_ids.entries(theirs, secret)
         with warehouse.kept_open():
             rekeyed_ids.prepare(warehouse)
             sweeps.prepare(warehouse)
             suppressed_ids.prepare(warehouse)
             # What a load left that did not complete is theirs too.
             NewEvents(warehouse).remove_unfinished()
-            found = _run(warehouse, arguments)
-        return Forgotten(len(theirs), **found, is_done=not dry_run)
+            return _forgotten(warehouse, theirs, secret, dry_run=dry_run)
+
+
+def forget_linked(warehouse: Warehouse, secret: str | None) -> Forgotten | None:
+    """Forget the ids that turned out to be of people who were forgotten, as `forget` does.
+
+    An id of somebody who is known to have signed in is left alone: a device binds nobody who has
+    it after another one, and who is forgotten is not found out by it.
+
+    Args:
+        warehouse: Where they are, with its models; the caller holds its lock.
+        secret: What the hashes are keyed with.
+
+    Returns:
+        What was forgotten; None when there was nobody.
+
+    Raises:
+        SyncError: Nothing was removed because of an error; the next sync tries again.
+    """
+    table = f"{warehouse.raw}.{suppressed_ids.LINKED}"
+    linked = [one for (one,) in warehouse.rows(f"select distinct_id from {table}")]
+    if not linked:
+        return None
+    found = None
+    theirs = [one for one in linked if not is_junk(one) and not _is_somebody(warehouse, one)]
+    if theirs:
+        found = _forgotten(warehouse, _of_the_same_people(warehouse, sorted(theirs)), secret)
+    deletion = f"delete from {table} where distinct_id = %s"
+    warehouse.execute_held([(deletion, [one]) for one in linked])
+    return found
+
+
+def _is_somebody(warehouse: Warehouse, one: str) -> bool:
+    """Whether an id is known to be of somebody who signed in."""
+    identities = f"{warehouse.marts}.identity_map"
+    return bool(
+        warehouse.rows(
+            f"select 1 from {identities} as asked inner join {identities} as theirs "
+            "on asked.resolved_distinct_id = theirs.resolved_distinct_id "
+            f"inner join {warehouse.marts}.identity_edges as edges "
+            "on theirs.distinct_id = edges.identified_id "
+            "where asked.distinct_id = %s and edges.evidence in ('device', 'identify', 'alias') "
+            "limit 1",
+            [one],
+        )
+    )
+
+
+def _forgotten(
+    warehouse: Warehouse, theirs: list[str], secret: str | None, *, dry_run: bool = False
+) -> Forgotten:
+    arguments: dict[str, Any] = {"ids": theirs, "dry_run": dry_run}
+    arguments["hashes"] = [] if dry_run else suppressed_ids.entries(theirs, secret)
+    found = _run(warehouse, arguments)
+    return Forgotten(len(theirs), **found, is_done=not dry_run)
 
 
 def _of_the_same_people(warehouse: Warehouse, ids: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 import dlt
+import pyarrow as pa
 from dlt.common.runtime import signals
 from dlt.pipeline.exceptions import PipelineStepFailed
 
@@ -15,7 +16,7 @@ from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE, Rules
 from mixpanel_pipeline.events.suppression import Suppression
-from mixpanel_pipeline.runs import rekeyed_ids
+from mixpanel_pipeline.runs import rekeyed_ids, suppressed_ids
 from mixpanel_pipeline.runs.decided import arrivals_since, days_again, what_is_new
 from mixpanel_pipeline.runs.dlt_settings import only_ours
 from mixpanel_pipeline.runs.new_events import NewEvents
@@ -43,6 +44,8 @@ class Delivery:
     """Of the new ones, those that arrived later than the lookback."""
     lines_rejected: int = 0
     newest_processed: datetime | None = None
+    hidden: list[pa.Table] = field(default_factory=list)
+    """The events of people who were forgotten: `event_key`, `event` and `occurred_at`."""
 
 
 @dataclass
@@ -201,6 +204,10 @@ class Loader:
             arrived = time.monotonic()
             loaded.download_seconds += arrived - started
             with self._warehouse.kept_open():
+                # Before the days count as read: nobody may tell it a second time.
+                suppressed_ids.keep_linked(self._warehouse, download.delivered.linked)
+                if stage.cursor is None:
+                    loaded.delivery.hidden += download.delivered.hidden
                 # Days without events need no commit.
                 if not download.delivered.is_empty:
                     has_moved = loaded.delivery.events_received > received_before

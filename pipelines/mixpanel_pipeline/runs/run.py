@@ -22,6 +22,7 @@ from mixpanel_pipeline.runs.built import Missing, forget_build, keep_build, to_b
 from mixpanel_pipeline.runs.coverage import missing
 from mixpanel_pipeline.runs.dataset import Dataset
 from mixpanel_pipeline.runs.descriptions import describe
+from mixpanel_pipeline.runs.forgetting import forget_linked
 from mixpanel_pipeline.runs.load import Loaded, Loader
 from mixpanel_pipeline.runs.profiles import Profiles
 from mixpanel_pipeline.runs.progress import Progress
@@ -317,9 +318,22 @@ class Run:
         try:
             with self.warehouse.kept_open():
                 self._build(full_refresh=full_refresh)
+                self._forget_linked()
                 self._count_subscribers()
         finally:
             self._transform_seconds = time.monotonic() - started
+
+    def _forget_linked(self) -> None:
+        """See `forget_linked`."""
+        if self._suppression is None:
+            return
+        found = forget_linked(self.warehouse, self.settings.hash_secret)
+        if found is not None:
+            logger.warning(
+                "Some ids turned out to be of people who were forgotten, and were forgotten as "
+                "well: %s.",
+                found,
+            )
 
     def _tell_missing(self) -> None:
         with self.warehouse.kept_open():

@@ -1,4 +1,6 @@
-"""The table `suppressed_ids`: keyed hashes of the ids that were forgotten."""
+"""The table `suppressed_ids`: keyed hashes of the ids that were forgotten; and those beside it."""
+
+from collections.abc import Collection
 
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.events.suppression import Suppression, hashed
@@ -6,6 +8,8 @@ from mixpanel_pipeline.source.configuration import SECRET_LENGTH
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 NAME = "suppressed_ids"
+LINKED = "ids_to_forget"
+HIDDEN = "events_of_forgotten"
 # By it a secret is recognised; no event is of the empty id.
 _NOBODY = ""
 
@@ -39,10 +43,13 @@ def prepare(warehouse: Warehouse) -> None:
 
     Whoever loads does so before anybody is forgotten: they have to be the loader's.
     """
-    if "profiles" in warehouse.columns(warehouse.raw, "forgotten"):
+    if warehouse.has_table(warehouse.raw, HIDDEN):
         return
     warehouse.execute(
         f"create table if not exists {warehouse.raw}.{NAME} (id_hash text primary key)"
+    )
+    warehouse.execute(
+        f"create table if not exists {warehouse.raw}.{LINKED} (distinct_id text primary key)"
     )
     warehouse.execute(
         f"create table if not exists {warehouse.raw}.forgotten "
@@ -52,6 +59,25 @@ def prepare(warehouse: Warehouse) -> None:
     )
     if "profiles" not in warehouse.columns(warehouse.raw, "forgotten"):
         warehouse.execute(f"alter table {warehouse.raw}.forgotten add column profiles bigint")
+    # The last one: where it is, all are.
+    warehouse.execute(
+        f"create table if not exists {warehouse.raw}.{HIDDEN} "
+        "(day date not null, event text not null, events bigint not null)"
+    )
+
+
+def keep_linked(warehouse: Warehouse, ids: Collection[str]) -> None:
+    """Enter ids that turned out to be of people who were forgotten, to be forgotten as well.
+
+    Args:
+        warehouse: Where; the caller holds its lock.
+        ids: The ids.
+    """
+    if not ids:
+        return
+    table = f"{warehouse.raw}.{LINKED}"
+    insertion = f"insert into {table} select %s where %s not in (select distinct_id from {table})"
+    warehouse.execute_held([(insertion, [one, one]) for one in sorted(ids)])
 
 
 def entries(ids: list[str], secret: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -32,6 +33,8 @@ class Delivered:
         answer_bytes: The size of the answers as they came, compressed.
         links: Parquet files with the schema `LINKS`, of events that are not loaded themselves.
         link_count: How many rows those have.
+        hidden: The events of people who were forgotten, which are not loaded.
+        linked: Ids that turned out to be of such people.
     """
 
     events: tuple[Path, ...]
@@ -43,6 +46,8 @@ class Delivered:
     answer_bytes: int
     links: tuple[Path, ...] = ()
     link_count: int = 0
+    hidden: tuple[pa.Table, ...] = ()
+    linked: frozenset[str] = frozenset()
 
     @property
     def is_empty(self) -> bool:
@@ -95,6 +100,8 @@ def decoded(answer: Answer, decoder: EventDecoder) -> Delivered:
         occurred,
         processed,
         answer.size,
+        hidden=(decoder.hidden,),
+        linked=frozenset(decoder.linked),
     )
 
 
@@ -117,7 +124,8 @@ def decoded_links(answer: Answer, decoder: EventDecoder, loaded: Collection[str]
             if found.num_rows:
                 count += found.num_rows
                 writer.write_table(found)
-    return Delivered((), (), 0, 0, None, None, answer.size, (path,), count)
+    linked = frozenset(decoder.linked)
+    return Delivered((), (), 0, 0, None, None, answer.size, (path,), count, linked=linked)
 
 
 def in_order(files: Iterable[Path]) -> list[Path]:
@@ -137,4 +145,6 @@ def joined(answers: Sequence[Delivered]) -> Delivered:
         sum(answer.answer_bytes for answer in answers),
         tuple(file for answer in answers for file in answer.links),
         sum(answer.link_count for answer in answers),
+        tuple(table for answer in answers for table in answer.hidden),
+        frozenset(one for answer in answers for one in answer.linked),
     )

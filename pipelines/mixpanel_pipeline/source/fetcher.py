@@ -83,7 +83,9 @@ class Fetcher:
                 decoder = self._decoder(request.window, names=None)
                 return decoded_links(answer, decoder, self._names or ())
 
-        return self._client.fetch(request, None, path, read, slot)
+        return self._client.fetch(
+            request, None, path, read, slot, time_in_ms=self._rules.time_in_ms
+        )
 
     def _fetch(
         self, request: Request, asked: Sequence[str] | None, path: Path, slot: Slot
