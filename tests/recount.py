@@ -202,6 +202,40 @@ def named(event: Event) -> set[str]:
     return found | {f"$device:{device}"} | set(properties.get("$distinct_ids", []))
 
 
+def linked(event: Event, forgotten: set[str]) -> set[str]:
+    """The ids that an event tells to have been somebody's who is forgotten by others."""
+    told = _signs_in(event)
+    properties = event["properties"]
+    told.append((properties.get("$distinct_id_before_identity"), properties.get("distinct_id")))
+    if event["event"] == "$merge":
+        first, second = properties["$distinct_ids"]
+        told += [(first, second), (second, first)]
+    return {
+        str(one)
+        for one, other in told
+        if other in forgotten and one not in forgotten and _is_somebody(one)
+    }
+
+
+def signed_in(events: Iterable[Event], links: Links) -> set[str]:
+    """The ids that somebody is known to have signed in as."""
+    told = [*links, *(pair for event in events for pair in _signs_in(event))]
+    return {str(other) for one, other in told if _is_evidence(one, other)}
+
+
+def _signs_in(event: Event) -> list[tuple[str | None, str | None]]:
+    properties = event["properties"]
+    device, user = properties.get("$device_id"), properties.get("$user_id")
+    told: list[tuple[str | None, str | None]] = []
+    if device and user:
+        told.append((f"$device:{device}", str(user)))
+    if event["event"] == "$identify":
+        told.append((properties["$anon_id"], properties["$identified_id"]))
+    if event["event"] == "$create_alias":
+        told.append((properties["distinct_id"], properties["alias"]))
+    return told
+
+
 def cluster(one: str, resolved: dict[str, str]) -> set[str]:
     """The ids that resolve to the same as this one."""
     same = {other for other in resolved if resolved[other] == resolved.get(one)}
