@@ -2,12 +2,13 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-other test-schedules chaos bench lint lock wheel docs
+.PHONY: help setup demo test test-other test-schedules test-report chaos bench lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   the tests, each on one database; make test-other: on the other one"
 	@echo "make test-schedules  the examples for cron, systemd, Dagster, Airflow and GitHub Actions"
+	@echo "make test-report  the report's page in a headless Chromium, with screenshots in screenshots/"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
@@ -44,6 +45,14 @@ test-schedules: wheel .venv-dagster/installed .venv-airflow/installed
 	.venv-dagster/bin/python -m pytest -c tests/schedules/pytest.toml \
 		tests/schedules/test_commands.py tests/schedules/test_dagster.py
 	.venv-airflow/bin/python -m pytest -c tests/schedules/pytest.toml tests/schedules/test_airflow.py
+
+# Chromium and its driver are those of the machine; of Debian's, where there are none.
+test-report: wheel .venv-browser/installed
+	command -v chromium chromedriver || \
+		{ apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver; }
+	.venv-browser/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index \
+		--force-reinstall dist/*.whl
+	.venv-browser/bin/python -m pytest -c tests/browser/pytest.toml tests/browser
 
 # The lock file is complete, and older versions of pip stumble over extras in one (`fastapi[…]`).
 .venv-%/installed: requirements-%.lock
@@ -83,7 +92,7 @@ lock: setup
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group dev pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock pyproject.toml -o requirements.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group docs -o requirements-docs.lock
-	for tool in dagster airflow; do \
+	for tool in dagster airflow browser; do \
 		.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock --group $$tool \
 			pyproject.toml -o requirements-$$tool.lock || exit; \
 	done

@@ -8,6 +8,7 @@
     python pipelines/run.py check               whether a sync would work
     python pipelines/run.py plan                what a sync would do
     python pipelines/run.py status              how things stand
+    python pipelines/run.py report              a page to look at: activity, retention, funnel
     python pipelines/run.py remove --where SQL  remove events, and count without them
     python pipelines/run.py forget ID…          all that is stored of people, for good
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # Commands with options of their own.
-_OF_THEIR_OWN = ("check", "dbt", "forget", "init", "plan", "remove", "status")
+_OF_THEIR_OWN = ("check", "dbt", "forget", "init", "plan", "remove", "report", "status")
 EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
@@ -129,6 +130,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     from mixpanel_pipeline.cli.init import init
     from mixpanel_pipeline.cli.plan import plan
     from mixpanel_pipeline.cli.remove import remove
+    from mixpanel_pipeline.cli.report import report
     from mixpanel_pipeline.cli.status import status
     from mixpanel_pipeline.settings import check_settings
     from mixpanel_pipeline.source.errors import ConfigurationError
@@ -141,6 +143,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
         "forget": forget,
         "plan": plan,
         "remove": remove,
+        "report": report,
         "status": status,
     }
     try:

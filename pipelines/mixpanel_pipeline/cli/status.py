@@ -13,12 +13,12 @@ exit codes:
   2  wrong usage or configuration
 """
 
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mixpanel_pipeline.cli.change import parsed, parser_of
+from mixpanel_pipeline.cli.replacing import replace_file
 
 # As `dbt source freshness` does by default.
 _MAX_AGE_HOURS = 24.0
@@ -55,7 +55,7 @@ def status(arguments: Sequence[str]) -> int:
         max_age=timedelta(hours=options.max_age_hours),
     )
     if options.prometheus:
-        _write(options.prometheus, found.as_prometheus())
+        replace_file(options.prometheus, found.as_prometheus(), "--prometheus")
     if options.json:
         print(found.as_json())
     else:
@@ -63,15 +63,3 @@ def status(arguments: Sequence[str]) -> int:
 
         found.print(Console())
     return 0 if found.is_well else 1
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the file: who reads it finds the old text or the new."""
-    from mixpanel_pipeline.source.errors import ConfigurationError
-
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
-        raise ConfigurationError(f"--prometheus {path}: {error.strerror}") from error

@@ -197,6 +197,10 @@ class DuckDB(Warehouse):
         wait = min(self.lock_wait_seconds, _READER_WAITS_SECONDS)
         return replace(self, is_read_only=True, lock_wait_seconds=wait)
 
+    @property
+    def begin_snapshot(self) -> Sequence[str]:
+        return f"set memory_limit = '{self.memory_limit}'", "begin transaction"
+
     def estimated_rows(self, schema: str) -> dict[str, int]:
         return dict(
             self.rows(

@@ -240,6 +240,11 @@ class Postgres(Warehouse):
     def for_reading(self) -> "Postgres | None":
         return self
 
+    @property
+    def begin_snapshot(self) -> Sequence[str]:
+        # psycopg2 has begun the transaction by then.
+        return ("set transaction isolation level repeatable read read only",)
+
     def estimated_rows(self, schema: str) -> dict[str, int]:
         # -1 until the table was first analysed.
         return dict(

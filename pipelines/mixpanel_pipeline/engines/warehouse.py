@@ -106,6 +106,11 @@ class Warehouse(ABC):
     def for_reading(self) -> "Warehouse | None":
         """The same for who only reads, and gets in nobody's way; None when there is nothing yet."""
 
+    @property
+    @abstractmethod
+    def begin_snapshot(self) -> Sequence[str]:
+        """The statements after which a new connection sees what it reads as of one instant."""
+
     @abstractmethod
     def estimated_rows(self, schema: str) -> dict[str, int]:
         """About how many rows the tables of a schema have, as the database knows anyway."""

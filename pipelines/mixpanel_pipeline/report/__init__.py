@@ -1,0 +1,1 @@
+"""The report: numbers read from the models, and a page that shows them."""
