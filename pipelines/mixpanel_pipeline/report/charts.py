@@ -6,7 +6,7 @@ drawing is right on light and dark ground and on paper.
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -54,7 +54,7 @@ def lines(
         # Those that nobody sees say their number when pointed at.
         "point": {"filled": True, "size": 30, "opacity": int(len(days) <= _DAYS_WITH_POINTS)},
     }
-    return _drawn(_spec(days, series, size, mark, stack=None), size)
+    return _drawn(_spec(days, series, size, mark), size)
 
 
 def bars(
@@ -71,12 +71,12 @@ def bars(
         size: Width and height of what is drawn.
         unfinished: The day that is not over; it is drawn paler.
     """
-    spec = _spec(days, series, size, {"type": "bar"}, stack="zero")
+    spec = _spec(days, series, size, {"type": "bar"})
     spec["encoding"]["order"] = {"field": "place"}
     if size == SMALL:
-        most = max((sum(numbers) for numbers in zip(*series.values(), strict=True)), default=0)
+        most = _most(series, stack=True)
         spec["encoding"]["y"]["axis"] |= {"values": [0, most]}
-        spec["encoding"]["y"]["scale"] |= {"domainMax": most or 1, "nice": False}
+        spec["encoding"]["y"]["scale"] |= {"domainMax": most, "nice": False}
         spec["encoding"]["x"]["axis"] |= {"tickCount": 3}
     if unfinished:
         is_unfinished = f"utcFormat(datum.day, '%Y-%m-%d') === '{unfinished}'"
@@ -92,7 +92,6 @@ def _spec(
     series: Mapping[str, Sequence[int]],
     size: tuple[int, int],
     mark: dict[str, Any],
-    stack: str | None,
 ) -> dict[str, Any]:
     names = list(series)
     last = days[-1]
@@ -111,6 +110,7 @@ def _spec(
         # What is not there has no height.
         if number or not is_bar
     ]
+    most = _most(series, stack=is_bar)
     width, height = size
     per_tick = 110 if width > NARROW[0] else 80
     return {
@@ -145,12 +145,13 @@ def _spec(
                 "field": "number",
                 "type": "quantitative",
                 "title": None,
-                "stack": stack,
+                "stack": "zero" if is_bar else None,
                 "scale": {"domainMin": 0, "nice": True},
                 "axis": {
                     "labelExpr": "datum.value ? format(datum.value, '~s') : '0'",
                     "tickCount": 4,
-                    "tickMinStep": 1,
+                    # There is no half of a person.
+                    **({"values": list(range(most + 1))} if most < 4 else {}),
                 },
             },
             "color": {
@@ -165,6 +166,12 @@ def _spec(
             "description": {"field": "told"},
         },
     }
+
+
+def _most(series: Mapping[str, Sequence[int]], *, stack: bool) -> int:
+    """The highest value, of bars that stand on each other or of lines."""
+    height: Callable[[Sequence[int]], int] = sum if stack else max
+    return max(height(values) for values in zip(*series.values(), strict=True))
 
 
 def _instant(day: date) -> float:

@@ -14,6 +14,8 @@ from mixpanel_pipeline.source.errors import ConfigurationError
 _HERE = Path(__file__).parent
 # The grid's shades, in `page.css`.
 _SHADES = 10
+# A week with fewer people than this part of the largest one's says little.
+_FEW = 10
 # As many columns as a table of people has room for.
 _TOP_METRICS = 3
 _WEEK = timedelta(days=7)
@@ -125,6 +127,7 @@ def page(numbers: Numbers) -> str:
     filters: dict[str, Callable[..., str]] = {
         "number": _number,
         "percent": _percent,
+        "people": lambda number: f"{number:,} {'person' if number == 1 else 'people'}",
         "day": _day,
         "instant": _instant,
         "breakable": _breakable,
@@ -146,6 +149,8 @@ def page(numbers: Numbers) -> str:
                 charts.SMALL,
                 numbers.to_date,
             )
+            if any(metric.by_day)
+            else ""
             for metric in numbers.metrics
         ],
         syncs=_of_syncs(numbers),
@@ -161,7 +166,8 @@ def page(numbers: Numbers) -> str:
 def _of_days(
     numbers: Numbers, series: Sequence[_Series], draw: Callable[..., str], what: str
 ) -> _Chart | None:
-    if not numbers.days:
+    # A line takes two days that are over.
+    if len(numbers.days) < (3 if draw is charts.lines else 1):
         return None
     days = [day["event_date"] for day in numbers.days]
     values = {each.name: [day[each.column] for day in numbers.days] for each in series}
@@ -169,9 +175,8 @@ def _of_days(
     if draw is charts.lines:
         paler = []
         # A line that falls because its last day has only begun misleads.
-        if len(days) > 1:
-            days = days[:-1]
-            values = {name: found[:-1] for name, found in values.items()}
+        days = days[:-1]
+        values = {name: found[:-1] for name, found in values.items()}
     names = ", ".join(each.name for each in series)
     return _Chart(
         draw(days, values, charts.WIDE, *paler),
@@ -183,7 +188,7 @@ def _of_days(
 
 
 def _of_syncs(numbers: Numbers) -> _Chart | None:
-    if not numbers.syncs:
+    if not any(row["new"] or row["duplicate"] for row in numbers.syncs):
         return None
     by_day = {row["day"]: row for row in numbers.syncs}
     first, last = numbers.syncs[0]["day"], numbers.read_at.astimezone(UTC).date()
@@ -263,12 +268,19 @@ def _average(cohorts: Sequence[Cohort]) -> list[float | None]:
 
 
 def _shade(cohorts: Sequence[Cohort]) -> Callable[[float], int]:
-    """Which shade a share has: the largest one after the first week has the darkest."""
+    """Which shade a share has: the largest one after the first week has the darkest.
+
+    Not one of a few people, of whom all may have come back, while other weeks have hundreds.
+    """
+    many = max((cohort.people for cohort in cohorts), default=0) / _FEW
     shares = [
-        (retained or 0) / cohort.people for cohort in cohorts for retained in cohort.retained[1:]
+        (retained or 0) / cohort.people
+        for cohort in cohorts
+        if cohort.people >= many
+        for retained in cohort.retained[1:]
     ]
     largest = max(shares, default=0)
-    return lambda share: round(share / largest * _SHADES) if largest else 0
+    return lambda share: min(round(share / largest * _SHADES), _SHADES) if largest else 0
 
 
 def _tables(numbers: Numbers) -> dict[str, _Table]:
