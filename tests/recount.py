@@ -4,8 +4,11 @@ Nothing here is shared with the code under test; the metrics are spelt out once 
 """
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 Event = dict[str, Any]
@@ -324,3 +327,27 @@ def _nothing_counted() -> Row:
         "first_event_at": 2**60,
         "last_event_at": 0,
     } | dict.fromkeys(PROFILE_COLUMNS)
+
+
+def properties(events: Iterable[Event]) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:
+    """Of each event, property and type: events, their first and last second, different values."""
+    found: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
+    for event in events:
+        for name, value in event["properties"].items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            found[event["event"], name, _type(value)].append((event["properties"]["time"], text))
+    return {
+        key: (len(those), min(those)[0], max(those)[0], len({text for _, text in those}))
+        for key, those in found.items()
+    }
+
+
+def _type(value: object) -> str:
+    if value in (None, "undefined", "<null>"):
+        return "null"
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S*", value, re.A):
+        with suppress(ValueError):
+            datetime.fromisoformat(value)
+            return "datetime"
+    types = {str: "string", bool: "boolean", int: "number", float: "number", list: "list"}
+    return types.get(type(value), "object")

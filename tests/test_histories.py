@@ -590,6 +590,7 @@ class History:
             transform(copy, full_refresh=True)
             assert subscribers(copy) == subscribers(self.warehouse)
             assert subscribers(copy) == self._what_is_loaded().subscribers()
+            assert property_counts(copy) == property_counts(self.warehouse)
 
 
 @dataclass
@@ -642,6 +643,12 @@ def stored(warehouse: Warehouse) -> Events:
     events = recount.deliver({}, [line.encode() for line in lines])
     assert len(events) == len(found), "an event is stored twice"
     return events
+
+
+def property_counts(warehouse: Warehouse) -> set[tuple[Any, ...]]:
+    """What `property_dictionary` is worked out of."""
+    columns = "event, property, type, bucket, events, first_seen_at, last_seen_at, smallest_hash"
+    return set(rows(warehouse, f"select {columns} from mixpanel.property_counts"))
 
 
 def stored_profiles(warehouse: Warehouse) -> Profiles:

@@ -180,6 +180,8 @@ def test_who_never_signed_in_may_be_left_out(mixpanel, warehouse, run_sync, vari
         ({"windows": [7, 0]}, "`windows` takes a list of numbers of days"),
         ({"windows": [7, 7]}, "`windows` takes a list of numbers of days"),
         ({"session_minutes": "half an hour"}, "`session_minutes` takes a number, 1 or more"),
+        ({"dictionary_sample": 2}, "`dictionary_sample` takes a share of the events"),
+        ({"dictionary_examples": "plan"}, "`dictionary_examples` takes a list of names"),
         ({"as_of": "yesterday"}, "`as_of` takes a day, like 2026-01-31, not yesterday"),
     ],
 )

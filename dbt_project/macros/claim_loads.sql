@@ -15,10 +15,12 @@
     Reading a high-water mark from the target would lose loads that complete out of order; entering
     the loads after the merge would lose those that completed meanwhile.
 #}
-{% macro claim_loads(definition, counts_metrics=false) %}
+{% macro claim_loads(definition, counts_metrics=false, counts_anew=false) %}
     {#
         `definition`: a text that decides what is counted. Counts of two definitions must not be added.
         `counts_metrics`: whether it would miss what was not asked for when a metric was declared later.
+        `counts_anew`: whether it empties a table that cannot be added to, rather than refuse: where
+            what is loaded is all that it could count.
     #}
     {%- if execute -%}
         {%- set ledger = counted_loads(this) -%}
@@ -29,9 +31,13 @@
         {%- call statement('open_ledger') -%}
             {{ open_ledger(ledger) }}
         {%- endcall -%}
-        {%- if not rebuild -%}
-            {%- do check_ledger(ledger, model_name, definition_hash) -%}
-        {%- elif counts_metrics and not flags.EMPTY -%}
+        {%- set problem = ledger_problem(ledger, model_name, definition_hash) if not rebuild -%}
+        {%- if problem and counts_anew -%}
+            {%- set rebuild = true -%}
+            {%- do run_query("delete from " ~ this) -%}
+        {%- elif problem -%}
+            {%- do refuse_to_add(problem) -%}
+        {%- elif rebuild and counts_metrics and not flags.EMPTY -%}
             {%- do check_events_are_loaded() -%}
         {%- endif -%}
 
@@ -186,8 +192,8 @@
 {% macro default__look_loads_up() %}{% endmacro %}
 
 
-{# What is stored cannot be added to when it is not known, or not the same, what it counts. #}
-{% macro check_ledger(ledger, model_name, definition_hash) %}
+{# Why what is stored cannot be added to: it is not known, or not the same, what it counts. #}
+{% macro ledger_problem(ledger, model_name, definition_hash) %}
     {%- set claims = run_query(
         "select count(*), "
         ~ "count(case when definition_hash <> " ~ definition_hash ~ " then 1 end), "
@@ -196,17 +202,19 @@
         ~ "from " ~ ledger ~ " where model = " ~ model_name
     ).rows[0] -%}
     {%- if claims[3] and claims[0] == 0 -%}
-        {%- set problem = "has rows but " ~ ledger ~ " does not say which loads they count" -%}
+        {%- do return("has rows but " ~ ledger ~ " does not say which loads they count") -%}
     {%- elif claims[1] > 0 -%}
-        {%- set problem = "was built by another declaration than the one of now" -%}
+        {%- do return("was built by another declaration than the one of now") -%}
     {%- elif claims[2] > 0 -%}
-        {%- set problem = "counts " ~ claims[2] ~ " loads that are no longer there" -%}
+        {%- do return("counts " ~ claims[2] ~ " loads that are no longer there") -%}
     {%- endif -%}
-    {%- if problem -%}
-        {%- set not_loaded = events_not_loaded() -%}
-        {%- do exceptions.raise_compiler_error(
-            this ~ " " ~ problem ~ ". Nothing was changed. "
-            ~ ("Not loaded are " ~ not_loaded ~ ". " if not_loaded) ~ how_to_count_anew(not_loaded)
-        ) -%}
-    {%- endif -%}
+{% endmacro %}
+
+
+{% macro refuse_to_add(problem) %}
+    {%- set not_loaded = events_not_loaded() -%}
+    {%- do exceptions.raise_compiler_error(
+        this ~ " " ~ problem ~ ". Nothing was changed. "
+        ~ ("Not loaded are " ~ not_loaded ~ ". " if not_loaded) ~ how_to_count_anew(not_loaded)
+    ) -%}
 {% endmacro %}

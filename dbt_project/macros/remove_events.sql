@@ -30,7 +30,7 @@
 {% macro remove_from_models(condition, other_evidence='false') %}
     {%- set events = ref('stg_mixpanel__events').render() -%}
     {%- set subscribers = load_relation(ref('subscribers')) -%}
-    {%- do make_temporary_table('removed_events', "select event_key, subscriber_id from " ~ events ~ " where (" ~ condition ~ ")") -%}
+    {%- do make_temporary_table('removed_events', "select event_key, event, subscriber_id from " ~ events ~ " where (" ~ condition ~ ")") -%}
     {%- if subscribers -%}
         {%- set removed_evidence -%}
             select anonymous_id, identified_id, evidence
@@ -46,6 +46,11 @@
         "delete from " ~ source('mixpanel', 'events').render()
         ~ " where event_key in (select event_key from removed_events)"
     ) -%}
+    {%- set counts = stored_property_counts() -%}
+    {%- if counts -%}
+        {%- set of_names = "event in (select event from removed_events)" -%}
+        {%- do replace_rows(counts, of_names, property_counts(events, of_names ~ " and " ~ is_counted(counts))) -%}
+    {%- endif -%}
     {%- if subscribers -%}
         {%- set of_removed = "subscriber_id in (select subscriber_id from removed_events)" -%}
         {%- set days = ref('subscriber_days') -%}

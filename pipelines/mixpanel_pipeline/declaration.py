@@ -72,6 +72,17 @@ _RULES: dict[str, tuple[Sequence[str], Callable[[Any], bool], str]] = {
         "a list of numbers of days, each once, like [7, 30]",
     ),
     "session_minutes": (["int"], lambda node: int(node.value) >= 1, "a number, 1 or more"),
+    "property_dictionary": (["bool"], lambda _: True, "true or false"),
+    "dictionary_sample": (
+        ["int", "float"],
+        lambda node: 0 < float(node.value) <= 1,
+        "a share of the events, more than 0 and at most 1",
+    ),
+    "dictionary_examples": (
+        ["seq"],
+        lambda node: all(_type(name) == "str" for name in node.value),
+        "a list of names of properties",
+    ),
     "as_of": (["timestamp", "null"], lambda _: True, "a day, like 2026-01-31"),
 }
 

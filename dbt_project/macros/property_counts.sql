@@ -1,0 +1,230 @@
+{#
+    Which properties events have, of which types, and how many different values: a row per event,
+    property and type, and one per bucket of its values.
+
+    Values are put into 256 buckets by their hashes, and of each bucket the smallest hash is kept.
+    How small those are tells how many values there were, to about 6 %; whatever came in whatever
+    order, and however often, they are the same.
+    (Lumbroso, An optimal cardinality estimation algorithm based on order statistics, 2010)
+#}
+{% macro property_counts(events, condition) -%}
+    with
+
+    counted_events as (
+
+        select
+            event,
+            occurred_at,
+            properties
+        from {{ events }}
+        where {{ condition }} and {{ is_in_sample() }}
+
+    ),
+
+    typed_values as (
+
+        select
+            event,
+            occurred_at,
+            property,
+            {{ type_of_value('json_type', 'value_text') }} as type,
+            value_text,
+            md5(coalesce(value_text, '')) as value_hash
+        from (
+            {{ expand_properties('counted_events') }}
+        ) as expanded
+
+    ),
+
+    buckets as (
+
+        select
+            event,
+            property,
+            type,
+            substr(value_hash, 1, 2) as bucket,
+            count(*) as events,
+            min(occurred_at) as first_seen_at,
+            max(occurred_at) as last_seen_at,
+            {#- The example comes along: that of the smallest hash. #}
+            min({{ in_binary_order("substr(value_hash, 3, 13) || " ~ example_of_value()) }}) as smallest_hash
+        from typed_values
+        group by event, property, type, substr(value_hash, 1, 2)
+
+    ),
+
+    counts as (
+
+        select
+            event,
+            '' as property,
+            'event' as type,
+            '' as bucket,
+            count(*) as events,
+            min(occurred_at) as first_seen_at,
+            max(occurred_at) as last_seen_at,
+            cast(null as {{ dbt.type_string() }}) as smallest_hash
+        from counted_events
+        group by event
+        union all
+        select
+            event,
+            property,
+            type,
+            '' as bucket,
+            cast(sum(events) as bigint) as events,
+            min(first_seen_at) as first_seen_at,
+            max(last_seen_at) as last_seen_at,
+            cast(null as {{ dbt.type_string() }}) as smallest_hash
+        from buckets
+        group by event, property, type
+        union all
+        select
+            event,
+            property,
+            type,
+            bucket,
+            0 as events,
+            cast(null as {{ dbt.type_timestamp() }}) as first_seen_at,
+            cast(null as {{ dbt.type_timestamp() }}) as last_seen_at,
+            smallest_hash
+        from buckets
+
+    )
+
+    select
+        {#- Names may be longer than an index of PostgreSQL holds. #}
+        md5(length(event) || event || length(property) || property || type || bucket) as count_key,
+        event,
+        property,
+        type,
+        bucket,
+        events,
+        first_seen_at,
+        last_seen_at,
+        smallest_hash
+    from counts
+{%- endmacro %}
+
+
+{#
+    Each property of each event: `event`, `occurred_at`, `property`, `json_type` as the database
+    calls it, and `value_text`, null for JSON null.
+#}
+{% macro expand_properties(events) -%}
+    {{ adapter.dispatch('expand_properties', 'mixpanel')(events) }}
+{%- endmacro %}
+
+
+{# `json_each` takes ten times as long. #}
+{% macro duckdb__expand_properties(events) -%}
+    select
+        event,
+        occurred_at,
+        property,
+        json_type(item) as json_type,
+        item ->> '$' as value_text
+    from (
+        select
+            event,
+            occurred_at,
+            unnest(json_keys(properties)) as property,
+            unnest(json_extract(properties, '$.*')) as item
+        from {{ events }}
+    ) as items
+{%- endmacro %}
+
+
+{% macro postgres__expand_properties(events) -%}
+    select
+        events.event,
+        events.occurred_at,
+        item.key as property,
+        json_typeof(item.value) as json_type,
+        item.value #>> '{}' as value_text
+    from {{ events }} as events
+    cross join lateral json_each(cast(events.properties as json)) as item
+{%- endmacro %}
+
+
+{#
+    What Mixpanel would call it: its exports have points in time as ISO texts. SDKs send `undefined`
+    and `<null>` for nothing.
+#}
+{% macro type_of_value(json_type, text) -%}
+    case
+        when lower({{ json_type }}) = 'null' or {{ text }} in ('undefined', '<null>') then 'null'
+        when lower({{ json_type }}) in ('string', 'varchar') then
+            case
+                when {{ text }} like '____-__-__T__:__:__%' and {{ mixpanel.is_iso_instant(text) }} then 'datetime'
+                else 'string'
+            end
+        when lower({{ json_type }}) = 'boolean' then 'boolean'
+        when lower({{ json_type }}) = 'array' then 'list'
+        when lower({{ json_type }}) = 'object' then 'object'
+        else 'number'
+    end
+{%- endmacro %}
+
+
+{# Whether a text is an ISO date and time that exists. #}
+{% macro is_iso_instant(text) -%}
+    (
+        {{ text }} ~ '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):?[0-5][0-9])?$'
+        and not {{ text }} ~ '^([0-9]{4}-(02-3|0[469]-31|11-31)|0000).*$'
+        {#- The 29th of February, of years that four does not divide, or a hundred and not 400. #}
+        and not {{ text }} ~ '^([0-9]{2}([02468][1235679]|[13579][01345789])|([02468][1235679]|[13579][01345789])00)-02-29.*$'
+    )
+{%- endmacro %}
+
+
+{# Of what comes along with a hash: nothing, but where examples are asked for. #}
+{% macro example_of_value() -%}
+    {%- if var('dictionary_examples') -%}
+    case when property in (
+        {%- for name in var('dictionary_examples') -%}{{ text_literal(name) }}{{ ', ' if not loop.last }}{%- endfor -%}
+    ) then left(coalesce(value_text, ''), 100) else '' end
+    {%- else -%}
+    ''
+    {%- endif -%}
+{%- endmacro %}
+
+
+{# The same events whenever it is asked: keys are hashes. #}
+{% macro is_in_sample() -%}
+    {%- set share = var('dictionary_sample') | float -%}
+    {%- if share < 1 -%}
+    {{ in_binary_order('event_key') }} < {{ text_literal('%08x' % ((share * 4294967296) | int)) }}
+    {%- else -%}
+    true
+    {%- endif -%}
+{%- endmacro %}
+
+
+{# What decides what is counted. #}
+{% macro dictionary_definition() -%}
+    {%- do return([1, var('dictionary_sample') | float, var('dictionary_examples')] | string) -%}
+{%- endmacro %}
+
+
+{# The table, also when it is not built any more: what is removed has to go there too. #}
+{% macro stored_property_counts() -%}
+    {%- set relation = ref('subscribers').incorporate(path={'identifier': 'property_counts'}, type='table') -%}
+    {%- do return(load_relation(relation)) -%}
+{%- endmacro %}
+
+
+{# Hexadecimal digits, at most 15, as a number. #}
+{% macro hex_number(digits) -%}
+    {{ adapter.dispatch('hex_number', 'mixpanel')(digits) }}
+{%- endmacro %}
+
+
+{% macro duckdb__hex_number(digits) -%}
+    cast('0x' || {{ digits }} as bigint)
+{%- endmacro %}
+
+
+{% macro postgres__hex_number(digits) -%}
+    cast(cast('x' || lpad({{ digits }}, 16, '0') as bit(64)) as bigint)
+{%- endmacro %}
