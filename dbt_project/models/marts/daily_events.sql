@@ -34,4 +34,4 @@ select
     count(case when is_subscriber and is_first_day then 1 end) as new_subscribers
 from days_since_the_first
 where event_date <= {{ project_today() }}
-group by event_date, event
+group by 1, 2

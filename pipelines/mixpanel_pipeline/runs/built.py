@@ -42,8 +42,8 @@ def to_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> M
     found = warehouse.rows(f"select fingerprint, state, built_at from {warehouse.marts}.built")
     if len(found) != 1:
         return "everything"
-    fingerprint, state, built_at = found[0]
-    if fingerprint != _fingerprint(arguments):
+    built_by, state, built_at = found[0]
+    if built_by != fingerprint(arguments):
         return "everything"
     was, left = state.split(), _state(warehouse).split()
     if was[-1] != left[-1]:
@@ -71,7 +71,7 @@ def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) ->
     )
     warehouse.execute(
         f"insert into {warehouse.marts}.built values (%s, %s, %s)",
-        [_fingerprint(arguments), _state(warehouse), now],
+        [fingerprint(arguments), _state(warehouse), now],
     )
 
 
@@ -101,7 +101,7 @@ def _has_loads_to_count(warehouse: Warehouse) -> bool:
     )
 
 
-def _fingerprint(arguments: Sequence[str]) -> str:
+def fingerprint(arguments: Sequence[str]) -> str:
     """What decides what a build does: the project, dbt, its settings and how we call it."""
     digest = hashlib.sha256()
     # Once, where it is no package of another project.

@@ -13,6 +13,7 @@ from typing import Any
 from mixpanel_pipeline import interruption, project
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.errors import SyncError
+from mixpanel_pipeline.runs.built import fingerprint
 from mixpanel_pipeline.runs.progress import Progress
 from mixpanel_pipeline.runs.working_directory import state_directory
 from mixpanel_pipeline.source.errors import ConfigurationError
@@ -70,8 +71,12 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
         from dbt.cli.main import dbtRunner
 
         flags = list(DEFAULT_BASE_BEHAVIOR_FLAGS)
+        parsed = _Parsed([fingerprint(place), environment])
+        runner = dbtRunner(parsed.manifest(), [*callbacks, parsed.keep])
         with warehouse.dbt_connections():
-            result = dbtRunner(callbacks=list(callbacks)).invoke([*settings, *arguments, *place])
+            result = runner.invoke([*settings, *arguments, *place])
+        if not result.success:
+            parsed.forget()
         # PostgreSQL's adapter adds its own to the list of all adapters, anew for each call, and
         # looks through the stack for each: a process's hundredth sync would wait seconds for it.
         DEFAULT_BASE_BEHAVIOR_FLAGS[:] = flags
@@ -136,6 +141,42 @@ def dbt_folders(warehouse: Warehouse) -> tuple[Path, Path]:
                 "that this user may write, or leave it out."
             ) from error
     return folders
+
+
+class _Parsed:
+    """What dbt parsed in this process last, for as long as it would parse the same again.
+
+    Reading it from its file takes dbt a quarter of the time of a build with little to do.
+
+    Args:
+        key: What is parsed, and with which settings.
+    """
+
+    _last: tuple[object, dict[str, str | None], Any] | None = None
+
+    def __init__(self, key: object) -> None:
+        self._key = key
+
+    def manifest(self) -> Any:
+        """It; None if dbt has to parse."""
+        if _Parsed._last is None:
+            return None
+        key, variables, manifest = _Parsed._last
+        is_same = key == self._key and all(os.environ.get(n) == v for n, v in variables.items())
+        return manifest if is_same else None
+
+    def keep(self, event: Any) -> None:
+        """A callback for dbt's events: keeps what is parsed when that is about to be built."""
+        if event.info.name == "FoundStats":
+            import click
+
+            manifest = click.get_current_context().obj["manifest"]
+            variables = {name: os.environ.get(name) for name in manifest.env_vars}
+            _Parsed._last = self._key, variables, manifest
+
+    def forget(self) -> None:
+        """Have dbt parse anew."""
+        _Parsed._last = None
 
 
 class _Told(io.TextIOBase):
