@@ -144,7 +144,9 @@ def test_the_page_says_what_the_tables_say(mixpanel, warehouse, run_sync):
 
     identified = happened(choose, "ada", "$identify", TODAY)
     identified["properties"] |= {"$identified_id": "ada", "$anon_distinct_id": "$device:1"}
-    sent = [first, *traffic(choose)]
+    # Whoever is away for weeks is in none of them.
+    away = [happened(choose, "tim", "Opened", TODAY - timedelta(days=ago)) for ago in (35, 2)]
+    sent = [first, *traffic(choose), *away]
     mixpanel.add([*sent[1:], identified])
     assert run_sync(full_refresh=True).error is None
     warehouse.execute(
@@ -201,6 +203,7 @@ def test_the_page_says_what_the_tables_say(mixpanel, warehouse, run_sync):
         )
     }
     *cohorts, _ = shown(html, "cohorts")
+    assert any(0 in cohort.retained for cohort in numbers.cohorts)
     assert len(cohorts) == len({week for week, _ in retained})
     for week, people, *weeks in cohorts:
         assert people == str(retained[week, 0][0])

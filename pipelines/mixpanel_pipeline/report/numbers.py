@@ -323,26 +323,23 @@ def _read_funnel(
     if len(names) < 2 or not all(name in metrics for name in names):
         return
     did = [f"{_did(metrics[name])} as did_{n}" for n, name in enumerate(names)]
-    steps = [
-        "step_0 as (select person, min(event_date) as reached from days "
-        "where did_0 = 1 group by person)"
-    ]
-    # The earliest day of each step leaves the most room for the next one.
-    steps += [
-        f"step_{n} as (select days.person, min(days.event_date) as reached from days "
-        f"inner join step_{n - 1} as earlier on days.person = earlier.person "
-        f"where days.did_{n} = 1 and days.event_date >= earlier.reached group by days.person)"
-        for n in range(1, len(names))
-    ]
-    counts = " union all ".join(
-        f"select {n} as step, count(*) as people from step_{n}" for n in range(len(names))
-    )
-    found = seen.rows(
-        f"with days as (select person, event_date, {', '.join(did)} "
-        f"from ({_person_days(seen)}) as counted), {', '.join(steps)} {counts} order by step",
+    # The earliest day of each step leaves the most room for the next one. Not by joins, of whose
+    # size PostgreSQL knows nothing: all steps are one sort, by person.
+    query = f"select person, event_date, {', '.join(did)} from ({_person_days(seen)}) as counted"
+    for n in range(len(names)):
+        earlier = f" and event_date >= reached_{n - 1}" if n else ""
+        query = (
+            f"select *, min(case when did_{n} = 1{earlier} then event_date end) "
+            f"over (partition by person) as reached_{n} from ({query}) as days_{n}"
+        )
+    reached = [f"max(reached_{n}) as reached_{n}" for n in range(len(names))]
+    people = ", ".join(f"count(reached_{n})" for n in range(len(names)))
+    (found,) = seen.rows(
+        f"select {people} from (select person, {', '.join(reached)} from ({query}) as days "
+        "group by person) as people",
         [numbers.from_date, numbers.to_date],
     )
-    numbers.funnel = [Step(names[n], people) for n, people in found]
+    numbers.funnel = [Step(name, count) for name, count in zip(names, found, strict=True)]
 
 
 def _steps(metrics: Sequence[Metric], declared: Mapping[str, Mapping[str, Any]]) -> list[str]:
