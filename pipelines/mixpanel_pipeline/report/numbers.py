@@ -93,7 +93,7 @@ class Numbers:
     read_at: datetime
     health: Status
     project_id: str | None = None
-    timezone: str = "UTC"
+    timezone: str | None = None
     is_built: bool = False
     first_day: date | None = None
     from_date: date | None = None
@@ -152,6 +152,9 @@ def read(
             _read_syncs(seen, numbers, now - timedelta(days=days))
             _read_days(seen, numbers, days)
             if numbers.days:
+                if not numbers.health.last_runs:
+                    # Whoever may read the models alone does not see that anything was loaded.
+                    numbers.health.problems.clear()
                 _read_cohorts(seen, numbers)
                 _read_metrics(seen, numbers, declared)
                 _read_funnel(seen, numbers, declared, funnel)
@@ -163,7 +166,8 @@ def _read_syncs(seen: Snapshot, numbers: Numbers, since: datetime) -> None:
     if {"project_id", "timezone"} <= seen.columns(seen.raw, "dataset"):
         found = seen.rows(f"select project_id, timezone from {seen.raw}.dataset")
         for numbers.project_id, timezone in found:
-            numbers.timezone = timezone or numbers.timezone
+            # As the models take it.
+            numbers.timezone = timezone or "UTC"
     if "status" not in seen.columns(seen.raw, "sync_runs"):
         return
     numbers.syncs = seen.records(
@@ -207,9 +211,9 @@ def _read_days(seen: Snapshot, numbers: Numbers, days: int) -> None:
     ]
 
 
-def _reached(seen: Snapshot, timezone: str) -> date | None:
+def _reached(seen: Snapshot, timezone: str | None) -> date | None:
     """The day up to which syncs could find events."""
-    if "quiet_hours" not in seen.columns(seen.marts, "sync_health"):
+    if timezone is None or "quiet_hours" not in seen.columns(seen.marts, "sync_health"):
         return None
     instants: list[datetime] = [
         watermark + timedelta(hours=quiet or 0)

@@ -287,7 +287,7 @@ def _tables(numbers: Numbers) -> dict[str, _Table]:
     """The numbers beside the charts, the newest first."""
     by_reach = sorted(numbers.metrics, key=lambda metric: -metric.people)
     shown = [metric.name for metric in by_reach[:_TOP_METRICS]]
-    zone = ZoneInfo(numbers.timezone)
+    zone = ZoneInfo(numbers.timezone or "UTC")
     has_error = any(run["error"] for run in numbers.health.last_runs)
     return {
         "days": _Table(
