@@ -119,7 +119,7 @@ def test_a_number_in_a_line_that_is_no_event_is_an_id_too(mixpanel, warehouse, r
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
-def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsys):
+def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsys, monkeypatch):
     ids = tmp_path / "ids.txt"
     ids.write_text("ada\n\nnobody\n", encoding="utf-8")
     assert main(["forget", "--file", str(ids), "--json"]) == 0
@@ -133,6 +133,10 @@ def test_the_command_forgets_whom_a_file_names(warehouse, known, tmp_path, capsy
         "is_done": True,
     }
     assert subscribers(warehouse) == {"bob": known}
+    # Refused before anything: the secret is not set.
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", "short")
+    assert main(["forget", "bob", "--json"]) == 2
+    assert "hash_secret" in json.loads(capsys.readouterr().out)["error"]
     with pytest.raises(SystemExit):
         main(["forget"])
     assert "whom to forget?" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -215,7 +215,9 @@ class History:
         """An event that nobody asks for, of somebody who is signed in on a device."""
         choose = self.random
         event = self._event(self.now - timedelta(days=3) * choose.random())
-        both = {"$device_id": choose.choice(DEVICES), "$user_id": choose.choice(USERS)}
+        # Whoever is forgotten goes on using the app.
+        user = choose.choice([*USERS, *3 * sorted(self.forgotten & set(USERS))])
+        both = {"$device_id": choose.choice(DEVICES), "$user_id": user}
         return {"event": "App Opened", "properties": event["properties"] | both}
 
     def sync(self, **arguments: Any) -> str | None:
@@ -468,7 +470,9 @@ class History:
         if self.counted is None or self.forgotten:
             return "nobody to forget"
         self.sync()
-        one = self.random.choice([*USERS, "eve", "zoe", "$device:d1"])
+        known = {recount.who(event) for event in self.loaded.values()}
+        everybody = [*USERS, "eve", "zoe", "$device:d1"]
+        one = self.random.choice([one for one in everybody if one in known] or everybody)
         resolved = recount.identities(self.loaded.values(), self.pairs, self.links)
         theirs = recount.cluster(one, resolved)
         done = forget(self.warehouse, [one], HASH_SECRET)
@@ -570,6 +574,22 @@ class History:
         if counts != (self.counted or Counted({}, set(), {}, {})).subscribers():
             assert counts == self._what_is_loaded().subscribers()
             self.counted = self._what_is_loaded()
+
+    def step_that_could_bring_back(self) -> str:
+        """Whatever reads days again, after somebody was forgotten."""
+        action: Callable[[], str | None] = self.random.choice(
+            [
+                self.backfill,
+                self.full_refresh,
+                self.cut_that_cannot_be_seen,
+                self.killed_sync,
+                self.killed_sync,
+            ]
+        )
+        self.happen()
+        done = action() or action.__name__
+        self.did[action.__name__] += 1
+        return done
 
     def check(self) -> None:
         """Compare the warehouse with what it has to hold."""
@@ -691,14 +711,10 @@ def stored_links(warehouse: Warehouse) -> recount.Links:
     return {(device, user): int(time) for device, user, time in found}
 
 
-@pytest.mark.parametrize(
-    ("warehouse", "seed"),
-    [(("duckdb", "postgres")[number % 2], number // 2) for number in range(HISTORIES)],
-    indirect=["warehouse"],
-)
-def test_every_event_counts_once_after_any_history(
-    request, warehouse, mixpanel, monkeypatch, record_property, seed
-):
+@pytest.fixture
+def history(request, warehouse, mixpanel, monkeypatch):
+    """A history by its seed."""
+    seed = request.node.callspec.params["seed"]
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "2")
     monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", HASH_SECRET)
     monkeypatch.setenv("SOURCES__MIXPANEL__PROFILES", "true")
@@ -710,11 +726,19 @@ def test_every_event_counts_once_after_any_history(
         # Every answer is committed alone, and a sync may be interrupted between two.
         monkeypatch.setattr(plan, "COMMIT_BYTES", 1)
     server = request.getfixturevalue("postgresql") if warehouse.name == "postgres" else None
-    history = History(warehouse, mixpanel, random.Random(seed), server)
-    done = []
+    return History(warehouse, mixpanel, random.Random(seed), server)
+
+
+def _follow(
+    history: History,
+    steps: Iterable[Callable[[], str | None]],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Take the steps, and compare after each; in the end with a full refresh too."""
+    done: list[str | None] = []
     try:
-        for _ in range(STEPS):
-            done.append(history.step())
+        for step in steps:
+            done.append(step())
             history.check()
         done.append("sync, and a full refresh of a copy")
         history.check_full_refresh()
@@ -723,3 +747,27 @@ def test_every_event_counts_once_after_any_history(
         raise
     finally:
         record_property("did", dict(history.did))
+
+
+@pytest.mark.parametrize(
+    ("warehouse", "seed"),
+    [(("duckdb", "postgres")[number % 2], number // 2) for number in range(HISTORIES)],
+    indirect=["warehouse"],
+)
+def test_every_event_counts_once_after_any_history(history, warehouse, record_property, seed):
+    _follow(history, [history.step] * STEPS, record_property)
+
+
+@pytest.mark.parametrize(
+    ("warehouse", "seed"),
+    [(("duckdb", "postgres")[number % 2], number) for number in range(max(2, HISTORIES // 8))],
+    indirect=["warehouse"],
+)
+def test_nothing_of_who_is_forgotten_comes_back_after_any_history(
+    history, warehouse, record_property, seed
+):
+    for _ in range(3):
+        history.happen()
+    again = [history.step_that_could_bring_back] * STEPS
+    _follow(history, [history.sync, history.forget_somebody, *again], record_property)
+    assert history.forgotten

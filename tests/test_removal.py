@@ -90,6 +90,8 @@ def test_the_command_removes_and_says_what(warehouse, counted, capsys):
     assert subscribers(warehouse) == counted
     assert remove() == (0, found | {"is_done": True})
     assert set(subscribers(warehouse)) == {"ada"}
-    assert main(["remove", "--where", "no_such_column = 1"]) == 1
-    (error,) = told(capsys.readouterr().err)
+    assert main(["remove", "--where", "no_such_column = 1", "--json"]) == 1
+    printed = capsys.readouterr()
+    (error,) = told(printed.err)
     assert "no_such_column" in error
+    assert "no_such_column" in json.loads(printed.out)["error"]

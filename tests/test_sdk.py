@@ -51,14 +51,17 @@ def test_events_that_the_official_sdk_sends_are_counted(mixpanel, warehouse, mon
 def test_ids_that_the_official_sdk_joins_are_one_subscriber(mixpanel, warehouse, monkeypatch):
     with LocalMixpanel() as server:
         monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
+        monkeypatch.setenv("SOURCES__MIXPANEL__PROFILES", "true")
         consumer = Consumer(
             events_url=f"{server.url}/track",
             import_url=f"{server.url}/import",
+            people_url=f"{server.url}/engage",
             verify_cert=False,
         )
         sdk = Mixpanel("t0ken", consumer=consumer)
         for who in ("visitor-1", "ada", "ada@example.com", "bob"):
             sdk.track(who, "Viewed Creator Profile")
+        sdk.people_set("ada", {"income": "much"})
         # For this the SDK makes a consumer of its own.
         monkeypatch.setattr(mixpanel_sdk, "Consumer", lambda: consumer)
         sdk.alias("ada", "visitor-1")
@@ -66,6 +69,7 @@ def test_ids_that_the_official_sdk_joins_are_one_subscriber(mixpanel, warehouse,
         summary = sync(warehouse, load_configuration(), now=datetime.now(UTC))
     assert summary.error is None
     views = {
-        who: row["regular_creator_profile_views"] for who, row in subscribers(warehouse).items()
+        who: (row["regular_creator_profile_views"], row["income"])
+        for who, row in subscribers(warehouse).items()
     }
-    assert views == {"ada": 3, "bob": 1}
+    assert views == {"ada": (3, "much"), "bob": (1, None)}

@@ -1,6 +1,7 @@
 """What commands with options of their own have in common, and those that change something."""
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -81,5 +82,12 @@ def carried_out(change: Callable[[], Change], options: argparse.Namespace, done:
         verb = f"would be {done}" if options.dry_run else done
         print(found.as_json() if options.json else f"{found} {verb}.")
         return 0
-    logger.error("%s", error)
+    tell_failure(error, as_json=options.json)
     return 1
+
+
+def tell_failure(error: str, *, as_json: bool) -> None:
+    """Say why there is no outcome: to whoever waits for JSON, in that as well."""
+    logger.error("%s", error)
+    if as_json:
+        print(json.dumps({"error": error}))

@@ -124,6 +124,7 @@ def _tell_interruption(options: argparse.Namespace) -> None:
 
 def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     project.find_settings()
+    from mixpanel_pipeline.cli.change import tell_failure
     from mixpanel_pipeline.cli.check import check
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.forget import forget
@@ -138,6 +139,8 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     # dbt deals with signals itself, and a removal is one transaction.
     interruption.unblock()
     Logs()
+    # The options of dbt are its own.
+    as_json = "--json" in arguments and command != "dbt"
     commands = {
         "dbt": run_dbt,
         "forget": forget,
@@ -154,10 +157,10 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
         check_settings()
         return commands[command](arguments)
     except KeyboardInterrupt:
-        logger.error("Interrupted. Nothing was changed.")
+        tell_failure("Interrupted. Nothing was changed.", as_json=as_json)
         return EXIT_FAILED
     except ConfigurationError as error:
-        logger.error("%s", error)
+        tell_failure(str(error), as_json=as_json)
         return EXIT_USAGE
 
 

@@ -14,18 +14,15 @@ exit codes:
   2  wrong usage or configuration: a sync would be refused
 """
 
-import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from mixpanel_pipeline.cli.change import parsed, parser_of
+from mixpanel_pipeline.cli.change import parsed, parser_of, tell_failure
 from mixpanel_pipeline.cli.what_to_sync import (
     add_what_to_sync,
     check_what_to_sync,
     settings_and_days,
 )
-
-logger = logging.getLogger(__name__)
 
 
 def plan(arguments: Sequence[str]) -> int:
@@ -61,10 +58,11 @@ def plan(arguments: Sequence[str]) -> int:
             skip_transform=options.skip_transform,
         )
     except (duckdb.Error, psycopg2.Error, OSError) as error:
-        logger.error("%s cannot be read: %s", warehouse.location, warehouse.told(error))
+        told = f"{warehouse.location} cannot be read: {warehouse.told(error)}"
+        tell_failure(told, as_json=options.json)
         return 1
     except SyncError as error:
-        logger.error("%s", error)
+        tell_failure(str(error), as_json=options.json)
         return 1
     if options.json:
         print(found.as_json())
