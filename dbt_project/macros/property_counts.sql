@@ -135,6 +135,7 @@
 {%- endmacro %}
 
 
+{# `offset 0`: else it would take the text out of the JSON again for each use. #}
 {% macro postgres__expand_properties(events) -%}
     select
         events.event,
@@ -144,6 +145,7 @@
         item.value #>> '{}' as value_text
     from {{ events }} as events
     cross join lateral json_each(cast(events.properties as json)) as item
+    offset 0
 {%- endmacro %}
 
 
@@ -153,28 +155,17 @@
 #}
 {% macro type_of_value(json_type, text) -%}
     case
-        when lower({{ json_type }}) = 'null' or {{ text }} in ('undefined', '<null>') then 'null'
-        when lower({{ json_type }}) in ('string', 'varchar') then
+        when {{ json_type }} in ('null', 'NULL') or {{ text }} in ('undefined', '<null>') then 'null'
+        when {{ json_type }} in ('string', 'VARCHAR') then
             case
-                when {{ text }} like '____-__-__T__:__:__%' and {{ mixpanel.is_iso_instant(text) }} then 'datetime'
+                when {{ text }} like '____-__-__T__:__:__%' and {{ is_iso_instant(text) }} then 'datetime'
                 else 'string'
             end
-        when lower({{ json_type }}) = 'boolean' then 'boolean'
-        when lower({{ json_type }}) = 'array' then 'list'
-        when lower({{ json_type }}) = 'object' then 'object'
+        when {{ json_type }} in ('boolean', 'BOOLEAN') then 'boolean'
+        when {{ json_type }} in ('array', 'ARRAY') then 'list'
+        when {{ json_type }} in ('object', 'OBJECT') then 'object'
         else 'number'
     end
-{%- endmacro %}
-
-
-{# Whether a text is an ISO date and time that exists. #}
-{% macro is_iso_instant(text) -%}
-    (
-        {{ text }} ~ '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):?[0-5][0-9])?$'
-        and not {{ text }} ~ '^([0-9]{4}-(02-3|0[469]-31|11-31)|0000).*$'
-        {#- The 29th of February, of years that four does not divide, or a hundred and not 400. #}
-        and not {{ text }} ~ '^([0-9]{2}([02468][1235679]|[13579][01345789])|([02468][1235679]|[13579][01345789])00)-02-29.*$'
-    )
 {%- endmacro %}
 
 
@@ -204,13 +195,6 @@
 {# What decides what is counted. #}
 {% macro dictionary_definition() -%}
     {%- do return([1, var('dictionary_sample') | float, var('dictionary_examples')] | string) -%}
-{%- endmacro %}
-
-
-{# The table, also when it is not built any more: what is removed has to go there too. #}
-{% macro stored_property_counts() -%}
-    {%- set relation = ref('subscribers').incorporate(path={'identifier': 'property_counts'}, type='table') -%}
-    {%- do return(load_relation(relation)) -%}
 {%- endmacro %}
 
 

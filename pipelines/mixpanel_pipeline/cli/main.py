@@ -11,6 +11,7 @@
     python pipelines/run.py report              a page to look at: activity, retention, funnel
     python pipelines/run.py remove --where SQL  remove events, and count without them
     python pipelines/run.py forget ID…          all that is stored of people, for good
+    python pipelines/run.py generate            dbt models of your own, a view per event
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
     python pipelines/run.py demo                try it against a local Mixpanel
 
@@ -55,7 +56,7 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # Commands with options of their own.
-_OF_THEIR_OWN = ("check", "dbt", "forget", "init", "plan", "remove", "report", "status")
+_OF_THEIR_OWN = ("check", "dbt", "forget", "generate", "init", "plan", "remove", "report", "status")
 EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
@@ -128,6 +129,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     from mixpanel_pipeline.cli.check import check
     from mixpanel_pipeline.cli.dbt import run_dbt
     from mixpanel_pipeline.cli.forget import forget
+    from mixpanel_pipeline.cli.generate import generate
     from mixpanel_pipeline.cli.init import init
     from mixpanel_pipeline.cli.plan import plan
     from mixpanel_pipeline.cli.remove import remove
@@ -144,6 +146,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     commands = {
         "dbt": run_dbt,
         "forget": forget,
+        "generate": generate,
         "plan": plan,
         "remove": remove,
         "report": report,
