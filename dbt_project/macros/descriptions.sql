@@ -13,7 +13,7 @@
         {%- for name, column in model.columns.items() -%}
             {%- do wanted.update({name: column.description}) -%}
         {%- endfor -%}
-        {%- set declared = {'subscriber_days': ['metrics'], 'subscribers': ['metrics', 'profile_columns']} -%}
+        {%- set declared = {'events': ['event_columns'], 'subscriber_days': ['metrics'], 'subscribers': ['metrics', 'profile_columns']} -%}
         {%- for variable in declared.get(model.name, []) -%}
             {%- for name, one in (var(variable) or {}).items() -%}
                 {%- do wanted.update({name: one.get('description')}) -%}

@@ -46,7 +46,11 @@
         "delete from " ~ source('mixpanel', 'events').render()
         ~ " where event_key in (select event_key from removed_events)"
     ) -%}
-    {%- set counts = stored_property_counts() -%}
+    {%- set stored = stored_table('events') -%}
+    {%- if stored -%}
+        {%- do run_query("delete from " ~ stored ~ " where event_key in (select event_key from removed_events)") -%}
+    {%- endif -%}
+    {%- set counts = stored_table('property_counts') -%}
     {%- if counts -%}
         {%- set of_names = "event in (select event from removed_events)" -%}
         {%- do replace_rows(counts, of_names, property_counts(events, of_names ~ " and " ~ is_counted(counts))) -%}
@@ -66,6 +70,12 @@
         ) -%}
     {%- endif -%}
 {% endmacro %}
+
+
+{# A model's table; of a model that is switched off too: what is removed has to go there as well. #}
+{% macro stored_table(name) -%}
+    {%- do return(load_relation(ref('subscribers').incorporate(path={'identifier': name}, type='table'))) -%}
+{%- endmacro %}
 
 
 {# dbt begins a transaction with the first statement. #}

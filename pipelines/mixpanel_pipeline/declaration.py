@@ -22,8 +22,9 @@ _KEYS = ("event", "where", "unless", "kind", "description")
 # https://docs.mixpanel.com/docs/tracking-methods/id-management/identifying-users-original
 IDENTITY_EVENTS = ("$create_alias", "$identify", "$merge")
 _KINDS = ("count", "flag")
-_PROFILE_KEYS = ("property", "type", "description")
+_COLUMN_KEYS = ("property", "type", "description")
 _PROFILE_TYPES = ("text", "number", "integer", "boolean")
+_EVENT_TYPES = ("string", "number", "boolean", "datetime", "list", "object")
 # What `subscribers` has beside the metrics, and what PostgreSQL gives every table.
 _OWN_COLUMNS = (
     "subscriber_id",
@@ -32,6 +33,8 @@ _OWN_COLUMNS = (
     "last_event_at",
     "updated_at",
 )
+# What `events` has beside the declared columns.
+_OWN_EVENT_COLUMNS = ("event_key", "subscriber_id", "event", "event_date", "occurred_at")
 _SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 # PostgreSQL cuts longer names.
 _NAME_LENGTH = 63
@@ -228,7 +231,17 @@ class _Declaration:
         if "invariants" in variables:
             self._check_invariants(variables["invariants"], found)
         if "profile_columns" in variables:
-            self._check_profile_columns(variables["profile_columns"], found)
+            columns = variables["profile_columns"]
+            self._check_columns(columns, "profile", _PROFILE_TYPES)
+            for name, key in self._keys(columns):
+                self._check_name(name, key)
+                if name in found:
+                    self._refuse(key, f"`{name}` is a metric already: name one of them otherwise")
+        if "event_columns" in variables:
+            columns = variables["event_columns"]
+            self._check_columns(columns, "event", _EVENT_TYPES)
+            for name, key in self._keys(columns):
+                self._check_name(name, key, _OWN_EVENT_COLUMNS, "events")
         self._check_rules(variables)
         return found
 
@@ -282,27 +295,24 @@ class _Declaration:
                 told = f", not {node.value}" if isinstance(node, yaml.ScalarNode) else ""
                 self._refuse(node, f"`{name}` takes {rule}{told}")
 
-    def _check_profile_columns(self, node: yaml.Node, metrics: Metrics) -> None:
-        columns = self._mapping(node, "`profile_columns`")
-        for name, key in self._keys(node):
-            self._check_name(name, key)
-            if name in metrics:
-                self._refuse(key, f"`{name}` is a metric already: name one of them otherwise")
-            what = f"the profile column `{name}`"
+    def _check_columns(self, node: yaml.Node, whose: str, types: Sequence[str]) -> None:
+        columns = self._mapping(node, f"`{whose}_columns`")
+        for name in columns:
+            what = f"the {whose} column `{name}`"
             parts = self._mapping(columns[name], what)
             for part, part_node in self._keys(columns[name]):
-                if part not in _PROFILE_KEYS:
+                if part not in _COLUMN_KEYS:
                     self._refuse(
                         part_node,
-                        f"{what} has `{part}`, but may have {_listed(_PROFILE_KEYS)}"
-                        f"{_did_you_mean(part, _PROFILE_KEYS)}",
+                        f"{what} has `{part}`, but may have {_listed(_COLUMN_KEYS)}"
+                        f"{_did_you_mean(part, _COLUMN_KEYS)}",
                     )
                 text = self._text(parts[part], f"`{part}` of {what}")
-                if part == "type" and text not in _PROFILE_TYPES:
+                if part == "type" and text not in types:
                     self._refuse(
                         parts[part],
-                        f"`type` of {what} is `{text}`, but can be {_listed(_PROFILE_TYPES)}"
-                        f"{_did_you_mean(text, _PROFILE_TYPES)}",
+                        f"`type` of {what} is `{text}`, but can be {_listed(types)}"
+                        f"{_did_you_mean(text, types)}",
                     )
 
     def _metric(self, name: str, node: yaml.Node) -> dict[str, Any]:
@@ -345,7 +355,13 @@ class _Declaration:
         parts = self._mapping(node, what)
         return {name: self._text(parts[name], f"`{name}` in {what}", plain=True) for name in parts}
 
-    def _check_name(self, name: str, node: yaml.Node) -> None:
+    def _check_name(
+        self,
+        name: str,
+        node: yaml.Node,
+        own: Sequence[str] = _OWN_COLUMNS,
+        table: str = "subscribers",
+    ) -> None:
         if not _NAME.fullmatch(name):
             possible = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
             possible = possible if _NAME.fullmatch(possible) else f"metric_{possible}".strip("_")
@@ -356,8 +372,8 @@ class _Declaration:
             )
         if len(name) > _NAME_LENGTH:
             self._refuse(node, f"the name `{name}` is longer than {_NAME_LENGTH} characters")
-        if name in _OWN_COLUMNS:
-            self._refuse(node, f"`{name}` is a column of `subscribers` already: name it otherwise")
+        if name in own:
+            self._refuse(node, f"`{name}` is a column of `{table}` already: name it otherwise")
         if name in _SYSTEM_COLUMNS:
             self._refuse(node, f"`{name}` is a column of every PostgreSQL table: name it otherwise")
 

@@ -106,9 +106,12 @@
         {%- do postgres__index_by_hash(target, column) -%}
     {%- endfor -%}
     {#- A hash index is slow where many rows have one value. -#}
-    {%- for column in config.meta_get('indexes', []) -%}
-        {%- set index = adapter.quote(target.identifier ~ '_' ~ column) -%}
-        {%- do run_query("create index if not exists " ~ index ~ " on " ~ target ~ " (" ~ adapter.quote(column) ~ ")") -%}
+    {%- for columns in config.meta_get('indexes', []) -%}
+        {%- set columns = [columns] if columns is string else columns -%}
+        {%- set index = adapter.quote(target.identifier ~ '_' ~ columns | join('_')) -%}
+        {%- set quoted = [] -%}
+        {%- for column in columns -%}{%- do quoted.append(adapter.quote(column)) -%}{%- endfor -%}
+        {%- do run_query("create index if not exists " ~ index ~ " on " ~ target ~ " (" ~ quoted | join(', ') ~ ")") -%}
     {%- endfor -%}
 
     {%- call statement('main') -%}
