@@ -74,7 +74,11 @@
 
 {# A model's table; of a model that is switched off too: what is removed has to go there as well. #}
 {% macro stored_table(name) -%}
-    {%- do return(load_relation(ref('subscribers').incorporate(path={'identifier': name}, type='table'))) -%}
+    {%- set node = graph.nodes.get('model.mixpanel.' ~ name) or {} -%}
+    {%- set subscribers = ref('subscribers') -%}
+    {%- do return(load_relation(subscribers.incorporate(
+        path={'schema': node.get('schema', subscribers.schema), 'identifier': node.get('alias', name)}, type='table'
+    ))) -%}
 {%- endmacro %}
 
 
