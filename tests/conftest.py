@@ -161,17 +161,35 @@ def as_of_now(dbt_project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", "100")
 
 
+_LONG = {"test_docs", "test_histories", "test_crashes", "test_installed"}
+# About what is decided before any database is asked: on one of them in turn is enough.
+_IN_TURN = {
+    "test_audit",
+    "test_coverage",
+    "test_cursor",
+    "test_long_windows",
+    "test_state",
+    "test_sync_runs",
+    "test_timezones",
+    "test_unknown_names",
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--databases",
         choices=["both", "one", "other"],
         default="both",
-        help="run tests that are of both databases on both, on one of them, or on the other",
+        help="run tests of both databases on both, on one, or, where it matters, on the other",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Halve the tests that are of both databases: the tests in turn on one of them."""
+    """Halve the tests that are of both databases: the tests in turn on one of them.
+
+    Those that take longest begin, so that no processor waits for another in the end.
+    """
+    items.sort(key=lambda item: item.path.stem not in _LONG)
     part = config.getoption("--databases")
     if part == "both":
         return
@@ -183,7 +201,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left: list[pytest.Item] = []
     for item, test, database in found:
         is_first = len(databases[test]) < 2 or database == _DATABASES[crc32(test.encode()) % 2]
-        (chosen if is_first == (part == "one") else left).append(item)
+        is_chosen = is_first if part == "one" else not (is_first or item.path.stem in _IN_TURN)
+        (chosen if is_chosen else left).append(item)
     items[:] = chosen
     config.hook.pytest_deselected(items=left)
 

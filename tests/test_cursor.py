@@ -157,10 +157,10 @@ def test_a_failed_slice_keeps_those_before_it(
     monkeypatch.setattr(plan, "REQUEST_BYTES", 1)
     fetch = MixpanelClient.fetch
 
-    def fail_later(client, request, *others):
+    def fail_later(client, request, *others, **named):
         if request.arrival.until > NOW - 3 * DAY:
             raise ExportError("no more")
-        return fetch(client, request, *others)
+        return fetch(client, request, *others, **named)
 
     with monkeypatch.context() as broken:
         broken.setattr(MixpanelClient, "fetch", fail_later)

@@ -45,20 +45,27 @@ def test_a_dataset_is_loaded_with_what_it_was_begun_with(
 
 
 def test_a_dataset_keeps_to_the_unit_of_time_that_it_was_begun_with(mixpanel, warehouse, run_sync):
-    second, kept = int(NOW.timestamp()) - 7200, {"$insert_id": "i1"}
-    mixpanel.add([{"event": "$ae_session", "properties": {"time": second + 0.25}}])
-    run_sync(skip_transform=True)
-    begun = len(mixpanel.exports)
-    told = "select cast(extract(epoch from occurred_at) * 1000 as bigint) from mixpanel_raw.events"
-    assert rows(warehouse, told) == [(second * 1000 + 250,)]
+    second = int(NOW.timestamp()) - 7200
+
+    def synced(number):
+        properties = {"time": second + 60 * number + 0.25, "$insert_id": f"i{number}"}
+        mixpanel.add([{"event": "$ae_session", "properties": properties}])
+        before = len(mixpanel.exports)
+        run_sync(skip_transform=True)
+        return {export.query.get("time_in_ms") for export in mixpanel.exports[before:]}
+
+    assert synced(0) == {None}
+    warehouse.execute("update mixpanel_raw.dataset set time_in_ms = 'true'")
+    assert synced(1) == {"true"}
     # As an earlier version left it.
     warehouse.execute("alter table mixpanel_raw.dataset drop column time_in_ms")
-    for _ in range(2):
-        mixpanel.add([{"event": "$ae_session", "properties": {"time": second + 60.5, **kept}}])
-        run_sync(skip_transform=True)
-    assert sorted(rows(warehouse, told)) == [(second * 1000 + 250,), ((second + 60) * 1000,)]
-    asked = [export.query.get("time_in_ms") for export in mixpanel.exports]
-    assert (set(asked[:begun]), set(asked[begun:])) == ({"true"}, {None})
+    assert synced(2) == synced(2) == {None}
+    told = "select cast(extract(epoch from occurred_at) * 1000 as bigint) from mixpanel_raw.events"
+    assert sorted(rows(warehouse, told)) == [
+        (second * 1000,),
+        ((second + 60) * 1000 + 250,),
+        ((second + 120) * 1000,),
+    ]
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)

@@ -39,7 +39,7 @@ def stored(warehouse):
 
 
 def documented():
-    """The same of what the files of the project describe."""
+    """The same of what the files of the project describe, and of what is built by default."""
     found = {}
     for path in project.DBT_PACKAGE.glob("models/*/*.yml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -48,6 +48,9 @@ def documented():
             ("mixpanel_raw", [one for s in content.get("sources", []) for one in s["tables"]]),
         ):
             for table in tables:
+                # There is none without `event_columns`.
+                if (schema, table["name"]) == ("mixpanel", "events"):
+                    continue
                 found[schema, table["name"], None] = table["description"]
                 for column in table["columns"]:
                     found[schema, table["name"], column["name"]] = column["description"]

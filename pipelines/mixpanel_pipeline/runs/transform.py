@@ -227,21 +227,25 @@ def _reason(result: Any) -> str:
     not_built = "What was loaded is kept, and is counted by the next sync that builds the models"
     if result.exception is not None or result.result is None:
         return f"{in_one_line(str(result.exception))}. {not_built}: mend it and run again."
+    failed = [n for n in result.result if n.status in ("error", "fail", "runtime error")]
     failure = "; ".join(
-        f"{node.node.name}: {in_one_line(node.message or str(node.status))}"
-        for node in result.result
-        if node.status in ("error", "fail", "runtime error")
+        f"{node.node.name}: {in_one_line(node.message or str(node.status))}" for node in failed
     )
     unbuilt = [
         node.node.name
         for node in result.result
         if node.node.resource_type == "model" and node.status != "success"
     ]
-    if unbuilt:
+    # dbt skips what is built on a model that a test found wrong.
+    is_of_tests = "subscribers" not in unbuilt and all(
+        node.node.resource_type == "test" for node in failed
+    )
+    if unbuilt and not is_of_tests:
         return f"{failure}. {not_built} ({', '.join(unbuilt)}): mend it and run again."
+    skipped = f" (but for {', '.join(unbuilt)})" if unbuilt else ""
     return (
-        f"{failure}. The models are built and what was loaded is counted, but a test does not "
-        f"pass; look at its rows with: {project.COMMAND} dbt test --store-failures"
+        f"{failure}. The models are built{skipped} and what was loaded is counted, but a test does "
+        f"not pass; look at its rows with: {project.COMMAND} dbt test --store-failures"
     )
 
 
