@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mixpanel_pipeline.engines.warehouse import Warehouse
+from mixpanel_pipeline.engines.warehouse import COLUMNS, Warehouse
 
 
 @dataclass
@@ -31,12 +31,7 @@ class Snapshot:
 
     def columns(self, schema: str, table: str) -> set[str]:
         """The names of the table's columns that may be read; none when there is no such table."""
-        found = self.rows(
-            "select column_name from information_schema.columns "
-            "where table_schema = %s and table_name = %s",
-            [schema, table],
-        )
-        return {name for (name,) in found}
+        return {name for (name,) in self.rows(COLUMNS, [schema, table])}
 
 
 @contextmanager

@@ -21,6 +21,11 @@ DestinationName = Literal["duckdb", "postgres"]
 # Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
 KEYS_MEMORY = "100MB"
 
+# The names of a table's columns that may be read, by its schema and name.
+COLUMNS = (
+    "select column_name from information_schema.columns where table_schema = %s and table_name = %s"
+)
+
 # The dataset that a view reads.
 _LOADS = re.compile(r'(\w+)"?\."?_dlt_loads\b')
 
@@ -269,12 +274,7 @@ class Warehouse(ABC):
 
     def columns(self, schema: str, table: str) -> set[str]:
         """The names of the table's columns; none when there is no such table."""
-        found = self.rows(
-            "select column_name from information_schema.columns "
-            "where table_schema = %s and table_name = %s",
-            [schema, table],
-        )
-        return {name for (name,) in found}
+        return {name for (name,) in self.rows(COLUMNS, [schema, table])}
 
     def has_table(self, schema: str, table: str) -> bool:
         return bool(self.columns(schema, table))
