@@ -20,6 +20,11 @@
         `definition`: a text that decides what is counted. Counts of two definitions must not be added.
         `counts_metrics`: whether it would miss what was not asked for when a metric was declared later.
     #}
+    {{ adapter.dispatch('claim_loads', 'mixpanel')(definition, counts_metrics) }}
+{% endmacro %}
+
+
+{% macro default__claim_loads(definition, counts_metrics) %}
     {%- if execute -%}
         {%- set ledger = counted_loads(this) -%}
         {%- set model_name = text_literal(this.identifier) -%}
@@ -66,6 +71,11 @@
     - one of the loads is gone.
 #}
 {% macro claim_counted_loads(definition, others) %}
+    {%- do return(adapter.dispatch('claim_counted_loads', 'mixpanel')(definition, others)) -%}
+{% endmacro %}
+
+
+{% macro default__claim_counted_loads(definition, others) %}
     {%- set ledger = counted_loads(this) -%}
     {%- set model_name = text_literal(this.identifier) -%}
     {%- set definition_hash = text_literal(local_md5(definition)) -%}
@@ -97,11 +107,11 @@
             {{ enter_claims(ledger, model_name, definition_hash, counted, anew=everything) }};
         {%- endcall -%}
     {%- elif everything -%}
-        {%- do run_query("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
+        {%- do run_statement("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
     {%- endif -%}
     {%- set plan = adapter.dispatch('read_all_events', 'mixpanel')(ledger) if everything else adapter.dispatch('look_loads_up', 'mixpanel')() -%}
     {%- if plan | trim -%}
-        {%- do run_query(plan) -%}
+        {%- do run_statement(plan) -%}
     {%- endif -%}
     {%- do return(true if everything else false) -%}
 {% endmacro %}
@@ -133,13 +143,29 @@
 {# The loads that this run of this model counts. #}
 {% macro claimed_loads() -%}
     {% if execute -%}
+    {{ adapter.dispatch('claimed_loads', 'mixpanel')() }}
+    {%- endif %}
+{%- endmacro %}
+
+
+{% macro default__claimed_loads() -%}
     select load_id
     from {{ counted_loads(this) }}
     where
         model = {{ text_literal(this.identifier) }}
         and invocation_id = '{{ invocation_id }}'
-    {%- endif %}
 {%- endmacro %}
+
+
+{# dbt's own, where the table that a model adds to has its name. #}
+{% macro is_incremental() %}
+    {%- do return(adapter.dispatch('is_incremental', 'mixpanel')()) -%}
+{% endmacro %}
+
+
+{% macro default__is_incremental() %}
+    {%- do return(dbt.is_incremental()) -%}
+{% endmacro %}
 
 
 {# The ledger of a model: it lives in the same schema and must be as durable as the model itself. #}
@@ -203,10 +229,15 @@
         {%- set problem = "counts " ~ claims[2] ~ " loads that are no longer there" -%}
     {%- endif -%}
     {%- if problem -%}
-        {%- set not_loaded = events_not_loaded() -%}
-        {%- do exceptions.raise_compiler_error(
-            this ~ " " ~ problem ~ ". Nothing was changed. "
-            ~ ("Not loaded are " ~ not_loaded ~ ". " if not_loaded) ~ how_to_count_anew(not_loaded)
-        ) -%}
+        {%- do refuse_to_add(problem) -%}
     {%- endif -%}
+{% endmacro %}
+
+
+{% macro refuse_to_add(problem) %}
+    {%- set not_loaded = events_not_loaded() -%}
+    {%- do exceptions.raise_compiler_error(
+        this ~ " " ~ problem ~ ". Nothing was changed. "
+        ~ ("Not loaded are " ~ not_loaded ~ ". " if not_loaded) ~ how_to_count_anew(not_loaded)
+    ) -%}
 {% endmacro %}
