@@ -74,6 +74,7 @@ class Spark(Postgres):
     username: str = "mixpanel"
 
     name: ClassVar[DestinationName] = "spark"
+    can_remove: ClassVar[bool] = False
 
     @property
     def location(self) -> str:
