@@ -2,12 +2,13 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-other test-schedules chaos bench lint lock wheel docs
+.PHONY: help setup demo test test-other test-schedules test-spark demo-spark chaos bench lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   the tests, each on one database; make test-other: on the other one"
 	@echo "make test-schedules  the examples for cron, systemd, Dagster, Airflow and GitHub Actions"
+	@echo "make demo-spark  the demo on a Spark cluster of this machine; make test-spark: its tests"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
@@ -44,6 +45,13 @@ test-schedules: wheel .venv-dagster/installed .venv-airflow/installed
 	.venv-dagster/bin/python -m pytest -c tests/schedules/pytest.toml \
 		tests/schedules/test_commands.py tests/schedules/test_dagster.py
 	.venv-airflow/bin/python -m pytest -c tests/schedules/pytest.toml tests/schedules/test_airflow.py
+
+# A master, two workers, Thrift and the catalog, on loopback; Java 17 has to be there.
+demo-spark: .venv-spark/installed
+	PYTHONPATH=pipelines:. .venv-spark/bin/python -m tests.spark.demo
+
+test-spark: .venv-spark/installed
+	.venv-spark/bin/python -m pytest -c tests/spark/pytest.toml tests/spark
 
 # The lock file is complete, and older versions of pip stumble over extras in one (`fastapi[…]`).
 .venv-%/installed: requirements-%.lock
@@ -83,7 +91,7 @@ lock: setup
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group dev pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock pyproject.toml -o requirements.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group docs -o requirements-docs.lock
-	for tool in dagster airflow; do \
+	for tool in dagster airflow spark; do \
 		.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock --group $$tool \
 			pyproject.toml -o requirements-$$tool.lock || exit; \
 	done
