@@ -24,7 +24,7 @@
     {%- if anew or claims[0] or is_touched -%}
         {%- call statement('fresh') -%}
             create or replace table {{ fresh }} using iceberg as
-            {{ sql }}
+            {{ mixpanel.spark__with_claims(this, sql) }}
         {%- endcall -%}
         {%- set columns = adapter.get_columns_in_relation(fresh) -%}
         {%- if anew -%}
@@ -67,12 +67,28 @@
 {%- endmacro %}
 
 
-{# A table of this run alone; `spark__close` drops it. #}
+{# A table of this run alone; the run's end drops it, or, if it dies, a run two days later. #}
 {% macro spark__scratch(name) -%}
     {%- do return(api.Relation.create(
-        schema=target.schema, identifier=name ~ '__' ~ invocation_id | replace('-', ''), type='table'
+        schema=target.schema, identifier=name ~ mixpanel.spark__scratch_of_this_run(), type='table'
     )) -%}
 {%- endmacro %}
+
+
+{% macro spark__scratch_of_this_run() -%}
+    {%- do return('__scratch_' ~ run_started_at.strftime('%Y%m%d') ~ '_' ~ invocation_id | replace('-', '')) -%}
+{%- endmacro %}
+
+
+{# Drops the tables whose names are as the pattern says, and whose day is before `before` if there is one. #}
+{% macro spark__drop_scratch(pattern, before=none) %}
+    {%- for row in run_query("show tables in " ~ target.schema ~ " like '" ~ pattern ~ "'").rows -%}
+        {%- set day = row[1].rpartition('__scratch_')[2][:8] -%}
+        {%- if before is none or day < before -%}
+            {%- do mixpanel.run_statement("drop table if exists " ~ target.schema ~ "." ~ row[1] ~ " purge") -%}
+        {%- endif -%}
+    {%- endfor -%}
+{% endmacro %}
 
 
 {# The session's view of the loads that this run of a model counts. #}
@@ -243,6 +259,22 @@
 
 
 {#
+    A query with the claimed loads in the place of the query for them: by literals Iceberg knows which
+    files to leave unread. A rebuild reads them all.
+#}
+{% macro spark__with_claims(relation, query) %}
+    {%- set asked = "select load_id from " ~ mixpanel.spark__claims(relation) -%}
+    {%- if asked in query -%}
+        {%- set claims = run_query("select load_id, is_anew from " ~ mixpanel.spark__claims(relation)).rows -%}
+        {%- if claims and not claims[0][1] -%}
+            {%- set query = query | replace(asked, "'" ~ claims | map(attribute=0) | join("', '") ~ "'") -%}
+        {%- endif -%}
+    {%- endif -%}
+    {%- do return(query) -%}
+{% endmacro %}
+
+
+{#
     One MERGE adds what is new and enters the claims. It fails on a claim that is there: another run
     has counted that load since this one looked.
 #}
@@ -330,6 +362,7 @@
 #}
 {% macro spark__make_temporary_table(name, query) %}
     {%- set scratch = mixpanel.spark__scratch(name) -%}
+    {%- set query = mixpanel.spark__with_claims(this, query) if this else query -%}
     {%- do mixpanel.run_statement("create or replace table " ~ scratch ~ " using iceberg as " ~ query) -%}
     {%- do mixpanel.run_statement("create or replace temporary view " ~ name ~ " as select * from " ~ scratch) -%}
 {% endmacro %}
@@ -344,14 +377,13 @@
     {%- for row in run_query("show tables in record." ~ raw).rows if row[1] != 'events' -%}
         {%- do mixpanel.run_statement("create or replace view " ~ raw ~ "." ~ row[1] ~ " as select * from record." ~ raw ~ "." ~ row[1]) -%}
     {%- endfor -%}
+    {%- set yesterday = (run_started_at - modules.datetime.timedelta(days=1)).strftime('%Y%m%d') -%}
+    {%- do mixpanel.spark__drop_scratch('*__scratch_*', before=yesterday) -%}
 {% endmacro %}
 
 
-{# Drops what this run made for itself. #}
 {% macro spark__close() %}
-    {%- for row in run_query("show tables in " ~ target.schema ~ " like '*__" ~ invocation_id | replace('-', '') ~ "'").rows -%}
-        {%- do mixpanel.run_statement("drop table if exists " ~ target.schema ~ "." ~ row[1] ~ " purge") -%}
-    {%- endfor -%}
+    {%- do mixpanel.spark__drop_scratch('*' ~ mixpanel.spark__scratch_of_this_run()) -%}
 {% endmacro %}
 
 
