@@ -8,12 +8,14 @@ of their load is in that database.
 """
 
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import duckdb
@@ -38,6 +40,9 @@ _STORED = pa.schema([*EVENTS, _LOAD_ID])
 _OF_LOAD = "mixpanel.load-id"
 # Of Arrow, in memory: a tenth of it compressed, and files of less are slow to plan and to open.
 _FILE_BYTES = 256_000_000
+_ANSWERS_WITHIN = 10
+# The catalog by which Spark reads the catalog's own database; macros name it so too.
+_RECORD = "record"
 # What PyHive begins each of its connections with.
 _DEFAULT_NAMESPACE = "default"
 _PROPERTIES = {
@@ -132,11 +137,53 @@ class Spark(Postgres):
             pool_pre_ping="true",
         )
 
+    def check(self, *, loads: bool = True, builds: bool = True) -> None:
+        super().check(loads=loads, builds=False)
+        if builds:
+            # A session asks for a namespace, which is there once something was loaded.
+            try:
+                socket.create_connection((self.host, self.port), timeout=_ANSWERS_WITHIN).close()
+            except OSError as error:
+                raise self._does_not_answer(error) from error
+
+    def check_rights_to_transform(self) -> None:
+        try:
+            from pyhive import hive
+            from pyhive.exc import Error
+            from thrift.transport.TTransport import TTransportException
+        except ImportError as error:
+            raise ConfigurationError(_NOT_INSTALLED) from error
+        try:
+            connection = hive.connect(host=self.host, port=self.port, username=self.username)
+            with closing(connection), closing(connection.cursor()) as cursor:
+                for catalog in (self.catalog, _RECORD):
+                    cursor.execute(f"show namespaces in {catalog}")
+        except TTransportException as error:
+            raise self._does_not_answer(error) from error
+        except Error as error:
+            status = getattr(error.args[0], "status", None) if error.args else None
+            said = str(getattr(status, "errorMessage", error)).partition("\n")[0]
+            raise ConfigurationError(
+                f"{self._thrift_server} lacks one of the catalogs {self.catalog} and {_RECORD}, "
+                f"or cannot read them: {said} Its spark-defaults.conf has to configure them."
+            ) from error
+
+    @property
+    def _thrift_server(self) -> str:
+        return f"Spark's Thrift server at {self.host}:{self.port}"
+
+    def _does_not_answer(self, error: Exception) -> SyncError:
+        return SyncError(
+            f"{self._thrift_server} does not answer: {error}. Nothing was loaded; start it, or "
+            f"check {'.'.join(_SECTION)}.host and port, and run again."
+        )
+
     @contextmanager
     def lock(self, *, loads: bool = True) -> Iterator[None]:
         with super().lock(loads=loads):
-            for name in (_DEFAULT_NAMESPACE, self.raw, self.marts):
-                self.iceberg.create_namespace_if_not_exists(name)
+            with _failures_told():
+                for name in (_DEFAULT_NAMESPACE, self.raw, self.marts):
+                    self.iceberg.create_namespace_if_not_exists(name)
             yield
 
     def events_table(self) -> Any:
@@ -202,8 +249,9 @@ class Spark(Postgres):
         self.check_held()
         table, of_loads = self.events_table(), In("_dlt_load_id", set(load_ids))
         # All rows of a file are of one load: whole files go, and none is read.
-        if any(table.scan(of_loads).plan_files()):
-            table.delete(of_loads)
+        with _failures_told():
+            if any(table.scan(of_loads).plan_files()):
+                table.delete(of_loads)
 
     def check_held(self) -> None:
         """Make sure that the lock is held.
@@ -218,7 +266,7 @@ class Spark(Postgres):
         scan = self._scan(
             ["event_key", "_dlt_load_id"], since=earliest - AROUND, until=latest + AROUND
         )
-        with _in_memory(delivered[0].parent) as connection:
+        with _in_memory() as connection:
             view_delivered(connection, delivered)
             # Who lost the lock may still write rows of a load that cannot complete.
             connection.register("completed", self._completed())
@@ -328,12 +376,26 @@ def configured_spark(schemas: Schemas) -> Spark:
 
 
 @contextmanager
-def _in_memory(spill: Path | None = None) -> Iterator[Any]:
-    """A DuckDB of no file, which spills beyond what keys may take."""
-    config: dict[str, Any] = {"memory_limit": KEYS_MEMORY}
-    if spill is not None:
-        config["temp_directory"] = str(spill)
-    with closing(duckdb.connect(config=config)) as connection:
+def _failures_told() -> Iterator[None]:
+    """What Iceberg's library and its catalog's raise is a failure that can be expected."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("pyiceberg", "sqlalchemy"):
+            raise
+        said = " ".join(str(error).split())
+        raise SyncError(f"Iceberg failed: {said} Nothing was loaded; run again.") from error
+
+
+@contextmanager
+def _in_memory() -> Iterator[Any]:
+    """A DuckDB of no file, which spills to disk beyond what keys may take."""
+    with (
+        TemporaryDirectory(prefix="mixpanel-keys-") as spill,
+        closing(
+            duckdb.connect(config={"memory_limit": KEYS_MEMORY, "temp_directory": spill})
+        ) as connection,
+    ):
         connection.execute("set enable_progress_bar = false")
         connection.execute("set TimeZone = 'UTC'")
         yield connection
