@@ -127,9 +127,8 @@ class Cluster:
     def kill(self, name: str) -> None:
         """Kill one of the programs and what it started, as a machine that is lost."""
         process = self.processes.pop(name)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+        # A line, as a fork of this process may hold the other end open.
+        process.communicate(b"\n")
 
     def stop(self) -> None:
         """Kill all of it but PostgreSQL."""

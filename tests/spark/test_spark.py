@@ -47,9 +47,9 @@ class History:
         self.now += timedelta(days=1)
         self.mixpanel.add(traffic(seed=seed, end=self.now, days=7, events=events))
 
-    def sync(self, **arguments: Any) -> Summary:
-        """Sync into Spark alone."""
-        return sync(self.spark, load_configuration(), now=self.now, **arguments)
+    def load(self, spark: Spark | None = None) -> Summary:
+        """Load into Spark alone."""
+        return sync(spark or self.spark, load_configuration(), now=self.now, skip_transform=True)
 
     def compare(self, **arguments: Any) -> None:
         """Sync into both; everything is the same."""
@@ -58,9 +58,9 @@ class History:
             assert summary.status == "ok", summary.error
         assert differences(self.spark, self.duck) == []
 
-    def begin(self, action: Callable[[], object]) -> multiprocessing.process.BaseProcess:
-        """Do it in a process that can be killed, or can outlive what it depends on."""
-        process = context.Process(target=action)
+    def begin(self, action: Callable[[Spark], object]) -> multiprocessing.process.BaseProcess:
+        """Do it in a process of its own, on connections of its own."""
+        process = context.Process(target=lambda: action(_opened()))
         process.start()
         return process
 
@@ -94,9 +94,13 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
         }.items():
             environment.setenv(name, value)
         run_context.active().reload()
-        spark = open_warehouse("spark")
-        assert isinstance(spark, Spark)
-        yield History(cluster, mixpanel, spark, DuckDB(folder / "warehouse.duckdb"))
+        yield History(cluster, mixpanel, _opened(), DuckDB(folder / "warehouse.duckdb"))
+
+
+def _opened() -> Spark:
+    spark = open_warehouse("spark")
+    assert isinstance(spark, Spark)
+    return spark
 
 
 def stored_events(history: History) -> tuple[Any, ...]:
@@ -118,10 +122,10 @@ def test_late_events_copies_and_merged_identities_are_counted_once(history: Hist
 def test_what_a_loader_that_died_before_completing_left_is_loaded_once(history: History) -> None:
     history.happen(3)
 
-    def die() -> None:
+    def die(spark: Spark) -> None:
         # Iceberg has committed, and the record of loads has not.
         engine._SparkClient.complete_load = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-        history.sync(skip_transform=True)
+        history.load(spark)
 
     before = stored_events(history)
     loader = history.begin(die)
@@ -144,9 +148,9 @@ def test_driver_that_is_killed_while_it_counts_has_counted_nothing_or_all(
     history: History,
 ) -> None:
     history.happen(4)
-    assert history.sync(skip_transform=True).status == "ok"
+    assert history.load().status == "ok"
     before = count_scratch(history)
-    build = history.begin(lambda: transform(history.spark))
+    build = history.begin(transform)
     wait_for(lambda: count_scratch(history) > before)
     history.cluster.kill("thrift")
     build.join(_WITHIN)
@@ -157,9 +161,9 @@ def test_driver_that_is_killed_while_it_counts_has_counted_nothing_or_all(
 
 def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: History) -> None:
     history.happen(5)
-    assert history.sync(skip_transform=True).status == "ok"
+    assert history.load().status == "ok"
     before = count_scratch(history)
-    build = history.begin(lambda: transform(history.spark))
+    build = history.begin(transform)
     wait_for(lambda: count_scratch(history) > before)
     history.cluster.kill("worker-2")
     build.join(_WITHIN)
@@ -169,9 +173,9 @@ def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: His
 
 def test_of_two_builds_at_once_none_counts_a_load_twice(history: History) -> None:
     history.happen(6)
-    assert history.sync(skip_transform=True).status == "ok"
+    assert history.load().status == "ok"
     # As by dbt alone, which asks for no lock.
-    builds = [history.begin(lambda: transform(history.spark)) for _ in range(2)]
+    builds = [history.begin(transform) for _ in range(2)]
     for build in builds:
         build.join(_WITHIN)
     history.compare()
