@@ -2,13 +2,14 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-other test-schedules test-report chaos bench lint lock wheel docs
+.PHONY: help setup demo test test-other test-schedules test-report test-spark demo-spark chaos bench lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
 	@echo "make test   the tests, each on one database; make test-other: on the other one"
 	@echo "make test-schedules  the examples for cron, systemd, Dagster, Airflow and GitHub Actions"
 	@echo "make test-report  the report's page in a headless Chromium, with screenshots in screenshots/"
+	@echo "make demo-spark  the demo on a Spark cluster of this machine; make test-spark: its tests"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
@@ -54,6 +55,13 @@ test-report: wheel .venv-browser/installed
 		--force-reinstall dist/*.whl
 	.venv-browser/bin/python -m pytest -c tests/browser/pytest.toml tests/browser
 
+# A master, two workers, Thrift and the catalog, on loopback; Java 17 has to be there.
+demo-spark: .venv-spark/installed
+	PYTHONPATH=pipelines:. .venv-spark/bin/python -m tests.spark.demo
+
+test-spark: .venv-spark/installed
+	.venv-spark/bin/python -m pytest -c tests/spark/pytest.toml tests/spark
+
 # The lock file is complete, and older versions of pip stumble over extras in one (`fastapi[…]`).
 .venv-%/installed: requirements-%.lock
 	$(PYTHON) -m venv --clear .venv-$*
@@ -92,7 +100,7 @@ lock: setup
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group dev pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock pyproject.toml -o requirements.lock
 	.venv/bin/uv pip compile $(LOCK) --upgrade --group docs -o requirements-docs.lock
-	for tool in dagster airflow browser; do \
+	for tool in dagster airflow browser spark; do \
 		.venv/bin/uv pip compile $(LOCK) --upgrade -c requirements-dev.lock --group $$tool \
 			pyproject.toml -o requirements-$$tool.lock || exit; \
 	done

@@ -59,6 +59,8 @@ NOT_RUN = {
     "production/bin/pip": "needs the registry",
     "pip-licenses": "is not of the project",
     "psql ": "tests/test_roles.py runs the script",
+    "pip install mixpanel-pipeline": "needs the registry",
+    "spark.sql.extensions": "make test-spark starts a cluster with these",
     "dlt init": "needs the address of a repository",
 }
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)|!\[[^]]*\]\(([^)\s]+)\)")

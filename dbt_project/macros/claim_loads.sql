@@ -22,6 +22,11 @@
         `counts_anew`: whether it empties a table that cannot be added to, rather than refuse: where
             what is loaded is all that it could count.
     #}
+    {{ adapter.dispatch('claim_loads', 'mixpanel')(definition, counts_metrics, counts_anew) }}
+{% endmacro %}
+
+
+{% macro default__claim_loads(definition, counts_metrics, counts_anew) %}
     {%- if execute -%}
         {%- set ledger = counted_loads(this) -%}
         {%- set model_name = text_literal(this.identifier) -%}
@@ -34,7 +39,7 @@
         {%- set problem = ledger_problem(ledger, model_name, definition_hash) if not rebuild -%}
         {%- if problem and counts_anew -%}
             {%- set rebuild = true -%}
-            {%- do run_query("delete from " ~ this) -%}
+            {%- do run_statement("delete from " ~ this) -%}
         {%- elif problem -%}
             {%- do refuse_to_add(problem) -%}
         {%- elif rebuild and counts_metrics and not flags.EMPTY -%}
@@ -72,6 +77,11 @@
     - one of the loads is gone.
 #}
 {% macro claim_counted_loads(definition, others) %}
+    {%- do return(adapter.dispatch('claim_counted_loads', 'mixpanel')(definition, others)) -%}
+{% endmacro %}
+
+
+{% macro default__claim_counted_loads(definition, others) %}
     {%- set ledger = counted_loads(this) -%}
     {%- set model_name = text_literal(this.identifier) -%}
     {%- set definition_hash = text_literal(local_md5(definition)) -%}
@@ -103,11 +113,11 @@
             {{ enter_claims(ledger, model_name, definition_hash, counted, anew=everything) }};
         {%- endcall -%}
     {%- elif everything -%}
-        {%- do run_query("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
+        {%- do run_statement("delete from " ~ ledger ~ " where model = " ~ model_name) -%}
     {%- endif -%}
     {%- set plan = adapter.dispatch('read_all_events', 'mixpanel')(ledger) if everything else adapter.dispatch('look_loads_up', 'mixpanel')() -%}
     {%- if plan | trim -%}
-        {%- do run_query(plan) -%}
+        {%- do run_statement(plan) -%}
     {%- endif -%}
     {%- do return(true if everything else false) -%}
 {% endmacro %}
@@ -139,13 +149,29 @@
 {# The loads that this run of this model counts. #}
 {% macro claimed_loads() -%}
     {% if execute -%}
+    {{ adapter.dispatch('claimed_loads', 'mixpanel')() }}
+    {%- endif %}
+{%- endmacro %}
+
+
+{% macro default__claimed_loads() -%}
     select load_id
     from {{ counted_loads(this) }}
     where
         model = {{ text_literal(this.identifier) }}
         and invocation_id = '{{ invocation_id }}'
-    {%- endif %}
 {%- endmacro %}
+
+
+{# dbt's own, where the table that a model adds to has its name. #}
+{% macro is_incremental() %}
+    {%- do return(adapter.dispatch('is_incremental', 'mixpanel')()) -%}
+{% endmacro %}
+
+
+{% macro default__is_incremental() %}
+    {%- do return(dbt.is_incremental()) -%}
+{% endmacro %}
 
 
 {# The ledger of a model: it lives in the same schema and must be as durable as the model itself. #}

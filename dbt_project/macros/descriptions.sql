@@ -7,6 +7,11 @@
     A sync that builds no view has found the project as it was when they were written.
 #}
 {% macro describe() %}
+    {{ adapter.dispatch('describe', 'mixpanel')() }}
+{% endmacro %}
+
+
+{% macro default__describe() %}
     {%- if execute and not (is_incremental() and 'model.mixpanel.stg_mixpanel__events' not in selected_resources) -%}
         {%- set kind = 'view' if model.config.materialized == 'view' else 'table' -%}
         {%- set wanted = {none: model.description} -%}

@@ -24,7 +24,8 @@
             {%- set missing = set([]) -%}
             {%- for run in runs -%}
                 {%- set names = names_asked[run['event_names']] -%}
-                {%- set first, last = run['from_date'].toordinal(), run['loaded_to_date'].toordinal() -%}
+                {%- set day_of = modules.datetime.date.fromisoformat -%}
+                {%- set first, last = day_of(run['from_date'] | string).toordinal(), day_of(run['loaded_to_date'] | string).toordinal() -%}
                 {%- if names is not none and event not in names -%}
                     {%- do missing.update(range(first, last + 1)) -%}
                 {%- elif run['mode'] in ('first', 'full_refresh') and run['loaded_to_date'] >= run['to_date'] -%}

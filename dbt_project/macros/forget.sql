@@ -30,7 +30,7 @@
         ~ "(select count(*) from " ~ source('mixpanel', 'profiles').render() ~ " where distinct_id in (select id from forgotten_ids))"
     ).rows[0] -%}
     {%- if not dry_run -%}
-        {%- do run_query(
+        {%- do run_statement(
             "delete from " ~ source('mixpanel', 'rekeyed_ids').render()
             ~ " where distinct_id in (select id from forgotten_ids)"
             ~ " or distinct_id_before_identity in (select id from forgotten_ids)"
@@ -39,18 +39,18 @@
             is_theirs,
             "anonymous_id in (select id from forgotten_ids) or identified_id in (select id from forgotten_ids)"
         ) -%}
-        {%- do run_query("delete from " ~ rejected ~ " where " ~ mentions_them) -%}
+        {%- do run_statement("delete from " ~ rejected ~ " where " ~ mentions_them) -%}
         {%- for table in ['profiles', 'profile_history', 'cohort_members', 'swept_ids', 'ids_to_forget'] -%}
-            {%- do run_query(
+            {%- do run_statement(
                 "delete from " ~ source('mixpanel', table).render() ~ " where distinct_id in (select id from forgotten_ids)"
             ) -%}
         {%- endfor -%}
-        {%- do run_query(
+        {%- do run_statement(
             "insert into " ~ source('mixpanel', 'suppressed_ids').render() ~ " (id_hash) "
             ~ "select id_hash from (" ~ literal_rows(hashes, 'id_hash') ~ ") as forgotten where id_hash not in "
             ~ "(select id_hash from " ~ source('mixpanel', 'suppressed_ids').render() ~ ")"
         ) -%}
-        {%- do run_query(
+        {%- do run_statement(
             "insert into " ~ source('mixpanel', 'forgotten').render()
             ~ " (forgotten_at, ids, events, rejected_lines, subscribers, profiles) values ("
             ~ dbt.current_timestamp() ~ ", " ~ ids | length ~ ", " ~ found[0] ~ ", " ~ found[1] ~ ", " ~ found[2] ~ ", " ~ found[3] ~ ")"

@@ -116,10 +116,10 @@
         {%- endset -%}
         {%- do resolve_identities(evident_ids, this if is_incremental(), everything) -%}
         {%- set changes = identity_changes(this) -%}
-        {%- do run_query(open_identity_changes(changes)) -%}
+        {%- do run_statement(open_identity_changes(changes)) -%}
         {#- Of a map that is new altogether, `subscribers` knows by the ledger. -#}
         {%- if not everything -%}
-            {%- do run_query(enter_identity_changes(changes, this)) -%}
+            {%- do run_statement(enter_identity_changes(changes, this)) -%}
         {%- endif -%}
     {%- endif -%}
 {% endmacro %}
@@ -198,30 +198,35 @@
         {%- if open == 0 -%}
             {%- set state.is_done = true -%}
         {%- else -%}
-            {%- call statement('join_clusters') -%}
-                update identity_labels
-                set label = smaller.label
-                from (
-                    select greatest(a.label, b.label) as distinct_id, min(least(a.label, b.label)) as label
-                    from identity_links as links
-                    inner join identity_labels as a on links.from_id = a.distinct_id
-                    inner join identity_labels as b on links.to_id = b.distinct_id
-                    where a.label <> b.label
-                    group by greatest(a.label, b.label)
-                ) as smaller
-                where identity_labels.distinct_id = smaller.distinct_id and smaller.label < identity_labels.label;
-                {% for jump in range(3) %}
-                update identity_labels
-                set label = further.label
-                from identity_labels as further
-                where identity_labels.label = further.distinct_id and identity_labels.label <> further.label;
-                {% endfor %}
-            {%- endcall -%}
+            {%- do adapter.dispatch('shorten_labels', 'mixpanel')() -%}
         {%- endif -%}
     {%- endfor -%}
     {%- if not state.is_done -%}
         {%- do exceptions.raise_compiler_error("Identities do not settle. Nothing was changed.") -%}
     {%- endif -%}
+{% endmacro %}
+
+
+{% macro default__shorten_labels() %}
+    {%- call statement('join_clusters') -%}
+        update identity_labels
+        set label = smaller.label
+        from (
+            select greatest(a.label, b.label) as distinct_id, min(least(a.label, b.label)) as label
+            from identity_links as links
+            inner join identity_labels as a on links.from_id = a.distinct_id
+            inner join identity_labels as b on links.to_id = b.distinct_id
+            where a.label <> b.label
+            group by greatest(a.label, b.label)
+        ) as smaller
+        where identity_labels.distinct_id = smaller.distinct_id and smaller.label < identity_labels.label;
+        {% for jump in range(3) %}
+        update identity_labels
+        set label = further.label
+        from identity_labels as further
+        where identity_labels.label = further.distinct_id and identity_labels.label <> further.label;
+        {% endfor %}
+    {%- endcall -%}
 {% endmacro %}
 
 
@@ -292,9 +297,9 @@
 
 {% macro open_identity_changes(changes) -%}
     create table if not exists {{ changes }} (
-        distinct_id text not null,
-        resolved_before text not null,
-        resolved_after text not null
+        distinct_id {{ dbt.type_string() }} not null,
+        resolved_before {{ dbt.type_string() }} not null,
+        resolved_after {{ dbt.type_string() }} not null
     )
 {%- endmacro %}
 

@@ -8,6 +8,12 @@
     It counts twice what it is given twice: a model that uses it begins with `claim_loads`.
 #}
 {% macro get_incremental_merge_add_sql(arg_dict) %}
+    {{ adapter.dispatch('get_incremental_merge_add_sql', 'mixpanel')(arg_dict) }}
+{% endmacro %}
+
+
+{# The columns, the names of the key, and the rules by column. #}
+{% macro merge_add_arguments(arg_dict) %}
     {%- set columns = arg_dict['dest_columns'] -%}
     {%- set rules = config.meta_get('merge_add', {}) -%}
     {%- set keys = arg_dict['unique_key'] -%}
@@ -22,6 +28,12 @@
         {%- do exceptions.raise_compiler_error("merge_add cannot take predicates: a stored row they hide would be inserted again") -%}
     {%- endif -%}
 
+    {%- do return((columns, keys, rules)) -%}
+{% endmacro %}
+
+
+{% macro default__get_incremental_merge_add_sql(arg_dict) %}
+    {%- set columns, keys, rules = merge_add_arguments(arg_dict) -%}
     merge into {{ arg_dict['target_relation'] }} as stored
     using {{ arg_dict['temp_relation'] }} as added
         on {% for key in keys -%}

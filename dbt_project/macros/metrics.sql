@@ -138,7 +138,7 @@
     {%- endfor -%}
     {%- set processed = [] -%}
     {%- for amounts in by_event.values() -%}
-        {%- do processed.append('greatest(' ~ amounts | join(', ') ~ ')') -%}
+        {%- do processed.append('greatest(' ~ amounts | join(', ') ~ ')' if amounts | length > 1 else amounts[0]) -%}
     {%- endfor -%}
     {%- if processed -%}
         {%- do invariants.append((

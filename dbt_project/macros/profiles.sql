@@ -17,9 +17,9 @@
     {%- if type == 'text' -%}
     {{ text }}
     {%- elif type == 'number' -%}
-    cast(case when {{ text }} ~ '^-?[0-9]{1,200}([.][0-9]{1,200})?([eE][-+]?[0-9]{1,2})?$' then {{ text }} end as {{ type_double() }})
+    cast(case when {{ matches(text, '^-?[0-9]{1,200}([.][0-9]{1,200})?([eE][-+]?[0-9]{1,2})?$') }} then {{ text }} end as {{ type_double() }})
     {%- elif type == 'integer' -%}
-    cast(case when {{ text }} ~ '^-?[0-9]{1,18}([.]0*)?$' then split_part({{ text }}, '.', 1) end as bigint)
+    cast(case when {{ matches(text, '^-?[0-9]{1,18}([.]0*)?$') }} then split_part({{ text }}, '.', 1) end as bigint)
     {%- else -%}
     case lower({{ text }}) when 'true' then true when 'false' then false end
     {%- endif -%}
@@ -81,14 +81,11 @@
 {% macro touch_profiles() -%}
     {%- set counted = counted_profiles(this) -%}
     {%- set profiles = source('mixpanel', 'profiles').render() -%}
-    {%- do run_query("create table if not exists " ~ counted ~ " (change_id bigint not null)") -%}
+    {%- do run_statement("create table if not exists " ~ counted ~ " (change_id bigint not null)") -%}
     {%- set changes = run_query(
         "select (select coalesce(max(change_id), 0) from " ~ counted ~ "), coalesce(max(change_id), 0) from " ~ profiles
     ).rows[0] -%}
-    {%- if changes[0] != changes[1] -%}
-        {%- do run_query("delete from " ~ counted) -%}
-        {%- do run_query("insert into " ~ counted ~ " values (" ~ changes[1] ~ ")") -%}
-    {%- endif -%}
+    {%- do adapter.dispatch('enter_counted_profiles', 'mixpanel')(counted, changes[0], changes[1]) -%}
     {%- set touched -%}
         select coalesce(identities.resolved_distinct_id, profiles.distinct_id) as subscriber_id
         from {{ profiles }} as profiles
@@ -98,3 +95,11 @@
     {%- endset -%}
     {%- do return(touched) -%}
 {%- endmacro %}
+
+
+{% macro default__enter_counted_profiles(counted, before, now) %}
+    {%- if before != now -%}
+        {%- do run_statement("delete from " ~ counted) -%}
+        {%- do run_statement("insert into " ~ counted ~ " values (" ~ now ~ ")") -%}
+    {%- endif -%}
+{% endmacro %}

@@ -1,6 +1,11 @@
 {# The date of an instant in the time zone of the project, which the raw dataset was loaded with. #}
 {% macro project_date(instant) -%}
-    cast({{ instant }} at time zone {{ mixpanel.project_timezone() }} as date)
+    {{ adapter.dispatch('local_date', 'mixpanel')(instant, mixpanel.project_timezone()) }}
+{%- endmacro %}
+
+
+{% macro default__local_date(instant, timezone) -%}
+    cast({{ instant }} at time zone {{ timezone }} as date)
 {%- endmacro %}
 
 

@@ -69,3 +69,14 @@
     {%- endfor -%}
     {{ parts[0] if parts | length == 1 else '(' ~ parts | join(' || chr(0) || ') ~ ')' }}
 {%- endmacro %}
+
+
+{# Whether a text, from its beginning to its end, is as a pattern says. #}
+{% macro matches(text, pattern) -%}
+    {{ adapter.dispatch('matches', 'mixpanel')(text, pattern) }}
+{%- endmacro %}
+
+
+{% macro default__matches(text, pattern) -%}
+    {{ text }} ~ {{ mixpanel.text_literal(pattern) }}
+{%- endmacro %}

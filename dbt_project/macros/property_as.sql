@@ -16,11 +16,11 @@
     {%- if type == 'string' -%}
     case when {{ json_type }} in ('string', 'VARCHAR') and {{ text }} not in ('undefined', '<null>') then {{ text }} end
     {%- elif type == 'number' -%}
-    cast(case when {{ json_type }} in ('number', 'UBIGINT', 'BIGINT', 'UHUGEINT', 'HUGEINT', 'DOUBLE') and {{ text }} ~ '^-?[0-9]{1,200}([.][0-9]{1,200})?([eE][-+]?[0-9]{1,2})?$' then {{ text }} end as {{ mixpanel.type_double() }})
+    cast(case when {{ json_type }} in ('number', 'UBIGINT', 'BIGINT', 'UHUGEINT', 'HUGEINT', 'DOUBLE') and {{ mixpanel.matches(text, '^-?[0-9]{1,200}([.][0-9]{1,200})?([eE][-+]?[0-9]{1,2})?$') }} then {{ text }} end as {{ mixpanel.type_double() }})
     {%- elif type == 'boolean' -%}
     cast(case when {{ json_type }} in ('boolean', 'BOOLEAN') then {{ text }} end as boolean)
     {%- elif type == 'datetime' -%}
-    cast(case when {{ json_type }} in ('string', 'VARCHAR') and {{ mixpanel.is_iso_instant(text) }} then {{ text }} || case when {{ text }} ~ '^.*(Z|[+-][0-9]{2}:?[0-9]{2})$' then '' else 'Z' end end as timestamp with time zone)
+    cast(case when {{ json_type }} in ('string', 'VARCHAR') and {{ mixpanel.is_iso_instant(text) }} then {{ text }} || case when {{ mixpanel.matches(text, '^.*(Z|[+-][0-9]{2}:?[0-9]{2})$') }} then '' else 'Z' end end as {{ mixpanel.type_instant() }})
     {%- elif type == 'list' -%}
     case when {{ json_type }} in ('array', 'ARRAY') then {{ mixpanel.property_json(name, column) }} end
     {%- elif type == 'object' -%}
@@ -68,10 +68,10 @@
 {# Whether a text is an ISO date and time that exists, no finer than databases hold. #}
 {% macro is_iso_instant(text) -%}
     (
-        {{ text }} ~ '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,6})?(Z|[+-](0[0-9]|1[0-4]):?[0-5][0-9])?$'
-        and not {{ text }} ~ '^([0-9]{4}-(02-3|0[469]-31|11-31)|0000).*$'
+        {{ mixpanel.matches(text, '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.][0-9]{1,6})?(Z|[+-](0[0-9]|1[0-4]):?[0-5][0-9])?$') }}
+        and not {{ mixpanel.matches(text, '^([0-9]{4}-(02-3|0[469]-31|11-31)|0000).*$') }}
         {#- The 29th of February, of years that four does not divide, or a hundred and not 400. #}
-        and not {{ text }} ~ '^([0-9]{2}([02468][1235679]|[13579][01345789])|([02468][1235679]|[13579][01345789])00)-02-29.*$'
+        and not {{ mixpanel.matches(text, '^([0-9]{2}([02468][1235679]|[13579][01345789])|([02468][1235679]|[13579][01345789])00)-02-29.*$') }}
     )
 {%- endmacro %}
 

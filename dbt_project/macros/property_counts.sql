@@ -85,8 +85,8 @@
             type,
             bucket,
             0 as events,
-            cast(null as {{ dbt.type_timestamp() }}) as first_seen_at,
-            cast(null as {{ dbt.type_timestamp() }}) as last_seen_at,
+            cast(null as {{ type_instant() }}) as first_seen_at,
+            cast(null as {{ type_instant() }}) as last_seen_at,
             smallest_hash
         from buckets
 
@@ -195,6 +195,17 @@
 {# What decides what is counted. #}
 {% macro dictionary_definition() -%}
     {%- do return([1, var('dictionary_sample') | float, var('dictionary_examples')] | string) -%}
+{%- endmacro %}
+
+
+{# The texts of a group, by their places, with commas between. #}
+{% macro joined_in_order(text, place) -%}
+    {{ adapter.dispatch('joined_in_order', 'mixpanel')(text, place) }}
+{%- endmacro %}
+
+
+{% macro default__joined_in_order(text, place) -%}
+    {{ dbt.listagg(text, "', '", 'order by ' ~ place) }}
 {%- endmacro %}
 
 

@@ -18,7 +18,7 @@
         {{ adapter.dispatch('begin_operation', 'mixpanel')() }}
     {%- endcall -%}
     {%- if subscribers -%}
-        {%- do run_query(adapter.dispatch('lock_ledger', 'mixpanel')(counted_loads(subscribers)) or 'select 1') -%}
+        {%- do run_statement(adapter.dispatch('lock_ledger', 'mixpanel')(counted_loads(subscribers)) or 'select 1') -%}
     {%- endif -%}
 {% endmacro %}
 
@@ -42,13 +42,13 @@
         {%- endset -%}
         {%- do make_temporary_table('removed_evidence', removed_evidence) -%}
     {%- endif -%}
-    {%- do run_query(
+    {%- do run_statement(
         "delete from " ~ source('mixpanel', 'events').render()
         ~ " where event_key in (select event_key from removed_events)"
     ) -%}
     {%- set stored = stored_table('events') -%}
     {%- if stored -%}
-        {%- do run_query("delete from " ~ stored ~ " where event_key in (select event_key from removed_events)") -%}
+        {%- do run_statement("delete from " ~ stored ~ " where event_key in (select event_key from removed_events)") -%}
     {%- endif -%}
     {%- set counts = stored_table('property_counts') -%}
     {%- if counts -%}
@@ -153,6 +153,6 @@
 {% macro replace_rows(relation, condition, query, alias='stored') %}
     {%- set names = adapter.get_columns_in_relation(relation) | map(attribute='quoted') | join(', ') -%}
     {%- do make_temporary_table('replacements', query) -%}
-    {%- do run_query("delete from " ~ relation ~ " as " ~ alias ~ " where " ~ condition) -%}
-    {%- do run_query("insert into " ~ relation ~ " (" ~ names ~ ") select " ~ names ~ " from replacements") -%}
+    {%- do run_statement("delete from " ~ relation ~ " as " ~ alias ~ " where " ~ condition) -%}
+    {%- do run_statement("insert into " ~ relation ~ " (" ~ names ~ ") select " ~ names ~ " from replacements") -%}
 {% endmacro %}

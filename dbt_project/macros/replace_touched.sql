@@ -8,6 +8,11 @@
     A key that has no rows any more is gone; one that is worked out twice is the same.
 #}
 {% macro get_incremental_replace_touched_sql(arg_dict) %}
+    {{ adapter.dispatch('get_incremental_replace_touched_sql', 'mixpanel')(arg_dict) }}
+{% endmacro %}
+
+
+{% macro default__get_incremental_replace_touched_sql(arg_dict) %}
     {%- set target = arg_dict['target_relation'] -%}
     {%- set key = adapter.quote(arg_dict['unique_key']) -%}
     {%- set columns = arg_dict['dest_columns'] | map(attribute='quoted') | join(', ') -%}
@@ -24,6 +29,11 @@
     from before.
 #}
 {% macro make_temporary_table(name, query) %}
+    {%- do adapter.dispatch('make_temporary_table', 'mixpanel')(name, query) -%}
+{% endmacro %}
+
+
+{% macro default__make_temporary_table(name, query) %}
     {%- call statement('temporary_table') -%}
         drop table if exists {{ name }};
         create temporary table {{ name }} as

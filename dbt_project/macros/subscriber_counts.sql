@@ -83,7 +83,8 @@
         {%- set definition = metrics_definition() ~ var('include_anonymous') ~ profiles_definition() -%}
         {%- set everything = claim_counted_loads(definition, [days, identities]) -%}
         {%- set changes = identity_changes(this) -%}
-        {%- do run_query(open_identity_changes(changes)) -%}
+        {%- do run_statement(open_identity_changes(changes)) -%}
+        {%- do adapter.dispatch('look_at_identity_changes', 'mixpanel')(changes) -%}
         {%- if flags.EMPTY -%}
             {%- do make_temporary_table('touched_subscribers', "select subscriber_id from " ~ days.render() ~ " where false") -%}
         {%- else -%}
@@ -93,10 +94,28 @@
             ) -%}
         {%- endif -%}
         {%- if not flags.EMPTY -%}
-            {%- do run_query("delete from " ~ changes) -%}
+            {%- do adapter.dispatch('forget_identity_changes', 'mixpanel')(changes) -%}
         {%- endif -%}
     {%- endif -%}
 {% endmacro %}
+
+
+{# Where one transaction holds all of a model, what it looks at stays as it is. #}
+{% macro default__look_at_identity_changes(changes) %}{% endmacro %}
+
+
+{% macro default__forget_identity_changes(changes) %}
+    {%- do run_statement("delete from " ~ changes) -%}
+{% endmacro %}
+
+
+{# The post-hook of `subscribers`: what it looked at is done with, where no transaction says so. #}
+{% macro settle_touched() %}
+    {{ adapter.dispatch('settle_touched', 'mixpanel')() }}
+{% endmacro %}
+
+
+{% macro default__settle_touched() %}{% endmacro %}
 
 
 {% macro touched_subscribers() -%}

@@ -7,3 +7,14 @@
 {% macro default__utc_date(instant) -%}
     cast({{ instant }} at time zone 'UTC' as date)
 {%- endmacro %}
+
+
+{# The instant at which a day begins in UTC. #}
+{% macro utc_midnight(day) -%}
+    {{ adapter.dispatch('utc_midnight', 'mixpanel')(day) }}
+{%- endmacro %}
+
+
+{% macro default__utc_midnight(day) -%}
+    cast({{ day }} as timestamp) at time zone 'UTC'
+{%- endmacro %}

@@ -22,6 +22,7 @@ _SOURCE = ("sources", "mixpanel")
 _RUNTIME = ("runtime",)
 _POSTGRES = ("destination", "postgres")
 _DUCKDB = ("destination", "duckdb")
+_SPARK = ("destination", "spark")
 
 # What has an effect, by section. `dataset_name` is refused elsewhere unless it is the default.
 _VALID = {
@@ -31,6 +32,7 @@ _VALID = {
     _DUCKDB: ("credentials", "memory_limit", "lock_wait_seconds"),
     (*_DUCKDB, "credentials"): tuple(DuckDbCredentials.get_resolvable_fields()),
     _POSTGRES: ("credentials",),
+    _SPARK: ("warehouse", "catalog", "host", "port", "username"),
     (*_POSTGRES, "credentials"): tuple(Credentials.get_resolvable_fields()),
 }
 # Sections below which a key is somebody's own: a parameter of libpq, DuckDB's pragmas.
@@ -126,9 +128,9 @@ def _table_problem(path: Key) -> str | None:
         if path[0] not in ("sources", "destination", "runtime", *_DLTS) and nearest:
             return f"[{path[0]}] is not read, write [{nearest[0]}]"
     if len(path) == 2 and path[0] in ("sources", "destination"):
-        names = ("mixpanel",) if path[0] == "sources" else ("duckdb", "postgres")
+        names = ("mixpanel",) if path[0] == "sources" else ("duckdb", "postgres", "spark")
         nearest = get_close_matches(path[1], names, 1, 0.75)
-        if path[1] not in ("mixpanel", "duckdb", "postgres") and nearest:
+        if path[1] not in ("mixpanel", "duckdb", "postgres", "spark") and nearest:
             # What people call PostgreSQL is another word of theirs, not another destination.
             return f"[{'.'.join(path)}] is not read, write [{path[0]}.{nearest[0]}]"
     return None
@@ -252,7 +254,7 @@ def _meant(path: Key) -> Key | None:
     first = get_close_matches(path[0], ("sources", "destination"), 1, 0.75)
     if len(path) < 3 or not first:
         return None
-    names = ("mixpanel",) if first[0] == "sources" else ("duckdb", "postgres")
+    names = ("mixpanel",) if first[0] == "sources" else ("duckdb", "postgres", "spark")
     second = get_close_matches(path[1], names, 1, 0.75)
     return (first[0], second[0], *path[2:]) if second else None
 

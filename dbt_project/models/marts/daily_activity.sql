@@ -2,7 +2,7 @@
     Whoever was active on a day stays in a trailing window for its length and leaves it then, unless
     active again: so the windows' numbers are sums of who comes and who leaves, in one pass.
 #}
-with recursive
+with
 
 active as (
 
@@ -58,12 +58,7 @@ changes as (
 
 days as (
 
-    select min(event_date) as event_date
-    from active
-    union all
-    select event_date + 1 as event_date
-    from days
-    where event_date < {{ project_today() }}
+    {{ every_day('select min(event_date) from active', project_today()) }}
 
 ),
 
@@ -81,7 +76,6 @@ totals as (
     from days
     left join changes
         on days.event_date = changes.event_date
-    where days.event_date is not null
     group by days.event_date
 
 )

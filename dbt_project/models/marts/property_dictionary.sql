@@ -30,7 +30,7 @@ examples as (
         event,
         property,
         type,
-        {{ dbt.listagg('example', "', '", 'order by place') }} as examples
+        {{ joined_in_order('example', 'place') }} as examples
     from (
         select
             event,

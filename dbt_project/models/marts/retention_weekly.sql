@@ -23,7 +23,7 @@ retained as (
 
     select
         cohort_week,
-        (active_week - cohort_week) / 7 as weeks_later,
+        {{ days_between('cohort_week', 'active_week') }} / 7 as weeks_later,
         count(*) as retained_subscribers
     from cohorts
     group by 1, 2

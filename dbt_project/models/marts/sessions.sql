@@ -50,7 +50,7 @@ select
     cast(session_number as integer) as session_number,
     min(occurred_at) as started_at,
     max(occurred_at) as ended_at,
-    cast({{ seconds_between('min(occurred_at)', 'max(occurred_at)') }} as double precision) as duration_seconds,
+    cast({{ seconds_between('min(occurred_at)', 'max(occurred_at)') }} as {{ type_double() }}) as duration_seconds,
     count(*) as events
 from numbered
 group by subscriber_id, event_date, session_number

@@ -5,6 +5,7 @@
         unique_key='subscriber_id',
         on_schema_change='sync_all_columns',
         pre_hook="{{ touch_subscribers() }}",
+        post_hook="{{ settle_touched() }}",
         meta={'replace_touched': 'touched_subscribers'},
     )
 }}

@@ -42,7 +42,7 @@ summarised as (
         max(finished_at) filter (where status = 'ok') as last_success_at,
         max(finished_at) filter (where is_sync) as last_sync_at,
         -- Up to where the last of them could find events: no day that it did not ask for.
-        max(least(finished_at, cast(to_date + 1 as timestamp) at time zone 'UTC')) filter (where is_sync) as reached,
+        max(least(finished_at, {{ utc_midnight('to_date + 1') }})) filter (where is_sync) as reached,
         max(started_at) as last_run_at,
         -- Not the greatest: a full refresh may set the watermark back.
         max(watermark_after) filter (where recency_of_watermark = 1) as watermark

@@ -37,7 +37,7 @@ def parser_of(command: str, documentation: str, *, plain: bool = False) -> argpa
     )
     if plain:
         return parser
-    parser.add_argument("--destination", choices=["duckdb", "postgres"])
+    parser.add_argument("--destination", choices=["duckdb", "postgres", "spark"])
     parser.add_argument("--json", action="store_true", help="print the outcome as a JSON object")
     add_options(parser)
     return parser

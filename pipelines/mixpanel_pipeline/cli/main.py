@@ -326,7 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     add_what_to_sync(parser)
     parser.add_argument(
         "--destination",
-        choices=["duckdb", "postgres"],
+        choices=["duckdb", "postgres", "spark"],
         help="where to load, instead of the configured destination_type (default duckdb)",
     )
     parser.add_argument(

@@ -11,6 +11,7 @@ from mixpanel_pipeline.engines.duckdb import (
 from mixpanel_pipeline.engines.postgres import Postgres
 from mixpanel_pipeline.engines.postgres_connection import configured_credentials
 from mixpanel_pipeline.engines.schemas import Schemas, configured_schemas
+from mixpanel_pipeline.engines.spark import Spark, configured_spark
 from mixpanel_pipeline.engines.warehouse import Warehouse
 from mixpanel_pipeline.source.errors import ConfigurationError
 
@@ -18,6 +19,7 @@ __all__ = [
     "DuckDB",
     "Postgres",
     "Schemas",
+    "Spark",
     "Warehouse",
     "configured_destination",
     "open_warehouse",
@@ -43,4 +45,6 @@ def open_warehouse(name: str | None) -> Warehouse:
         return DuckDB(configured_path(), *limits, schemas)
     if name == "postgres":
         return Postgres(configured_credentials(), schemas)
-    raise ConfigurationError(f"destination_type is {name!r}, it can be duckdb or postgres")
+    if name == "spark":
+        return configured_spark(schemas)
+    raise ConfigurationError(f"destination_type is {name!r}, it can be duckdb, postgres or spark")

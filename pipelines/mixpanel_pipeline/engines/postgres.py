@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg2
 import pyarrow as pa
@@ -39,7 +39,7 @@ from mixpanel_pipeline.engines.postgres_connection import (
     told,
 )
 from mixpanel_pipeline.engines.schemas import Schemas
-from mixpanel_pipeline.engines.warehouse import Warehouse
+from mixpanel_pipeline.engines.warehouse import DestinationName, Warehouse
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import EVENTS
 
@@ -72,7 +72,7 @@ class Postgres(Warehouse):
     credentials: Credentials
     schemas: Schemas = field(default_factory=Schemas)
 
-    name = "postgres"
+    name: ClassVar[DestinationName] = "postgres"
     holds_nul = False
     json_type = "jsonb"
     placeholder = "%s"

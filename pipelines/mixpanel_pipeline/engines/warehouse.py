@@ -5,18 +5,18 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 
 from mixpanel_pipeline.engines.destination import EventsDestination
 from mixpanel_pipeline.engines.schemas import Schemas
-from mixpanel_pipeline.errors import what_to_do
+from mixpanel_pipeline.errors import SyncError, what_to_do
 from mixpanel_pipeline.source.errors import ConfigurationError
 
-DestinationName = Literal["duckdb", "postgres"]
+DestinationName = Literal["duckdb", "postgres", "spark"]
 
 # Keys of a day of any size are compared within it; beyond it DuckDB spills to disk.
 KEYS_MEMORY = "100MB"
@@ -26,6 +26,22 @@ COLUMNS = (
     "select column_name from information_schema.columns where table_schema = %s and table_name = %s"
 )
 
+# A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
+# the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
+AROUND = timedelta(days=2)
+_LOADED = """
+    select position
+    from delivered
+    where exists (
+        select 1
+        from {raw}.events as events
+        where
+            events.event_key = delivered.event_key
+            and events.occurred_at >= timestamp with time zone '{since}'
+            and events.occurred_at <= timestamp with time zone '{until}'
+    )
+"""
+
 # The dataset that a view reads.
 _LOADS = re.compile(r'(\w+)"?\."?_dlt_loads\b')
 
@@ -33,7 +49,7 @@ _LOADS = re.compile(r'(\w+)"?\."?_dlt_loads\b')
 class Warehouse(ABC):
     """A database that holds the raw dataset and the models."""
 
-    name: DestinationName
+    name: ClassVar[DestinationName]
     holds_nul: bool
     """Whether text and JSON can hold NUL characters."""
     json_type: str
@@ -41,6 +57,8 @@ class Warehouse(ABC):
     placeholder: str
     """What stands for a parameter in the driver's SQL."""
     schemas: Schemas
+    can_remove: ClassVar[bool] = True
+    """Whether events can be removed, and people be forgotten."""
 
     @property
     @abstractmethod
@@ -161,6 +179,73 @@ class Warehouse(ABC):
     @abstractmethod
     def query_told(self, told: pa.Table, query: str) -> list[tuple[Any, ...]]:
         """What `query` returns; it finds rows of our own in the table `told`."""
+
+    def loaded(self, delivered: Sequence[Path], earliest: datetime, latest: datetime) -> pa.Array:
+        """The positions of the events that are loaded already.
+
+        Args:
+            delivered: Parquet files of events.
+            earliest: When the first of them happened.
+            latest: When the last did.
+        """
+        since, until = earliest - AROUND, latest + AROUND
+        return self.query_delivered(
+            delivered,
+            _LOADED.format(raw=self.raw, since=since.isoformat(), until=until.isoformat()),
+        )
+
+    def rows_of_events(
+        self,
+        query: str,
+        parameters: Sequence[Any] = (),
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        load_ids: Sequence[str] | None = None,
+    ) -> list[tuple[Any, ...]]:
+        """`rows`, of a query that reads `events`.
+
+        Args:
+            query: The query, which reads `_dlt_loads` beside it at most.
+            parameters: What stands for each %s in it.
+            since: The query is about events from then on only.
+            until: And about none after this.
+            load_ids: And about those of these loads.
+        """
+        _ = since, until, load_ids
+        return self.rows(query, parameters)
+
+    def discard(self, load_ids: Sequence[str]) -> None:
+        """Remove the events of loads that did not complete; the caller holds the lock.
+
+        Raises:
+            SyncError: The lock was lost; nothing was changed.
+        """
+        self.execute_held(
+            [
+                (f"delete from {self.raw}.events where _dlt_load_id = %s", [load_id])
+                for load_id in load_ids
+            ]
+        )
+
+    def subscriber_count(self) -> int | None:
+        """How many rows `subscribers` has; None when it is not built."""
+        if not self.has_table(self.marts, "subscribers"):
+            return None
+        number: int = self.value(f"select count(*) from {self.marts}.subscribers")
+        return number
+
+    def check_removal(self) -> None:
+        """Make sure that events can be removed here, and who did them be forgotten.
+
+        Raises:
+            SyncError: Not so; nothing was changed.
+        """
+        if not self.can_remove:
+            raise SyncError(
+                f"Events cannot be removed from the destination {self.name}, nor can people be "
+                "forgotten there. Nothing was changed."
+            )
 
     def told(self, error: BaseException) -> str:
         """What a failure of the database says, in one line, and what to do about it."""

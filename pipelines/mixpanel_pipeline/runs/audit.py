@@ -282,7 +282,7 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
         f"timestamp with time zone '{until.isoformat()}' as until"
         for day, (since, until) in ((day, _bounds(run, day)) for day in window.days)
     )
-    found = run.warehouse.rows(
+    found = run.warehouse.rows_of_events(
         f"""
         with days as ({days}),
         found as (
@@ -302,7 +302,9 @@ def _loaded(run: Run, window: Window) -> dict[tuple[str, date], tuple[int, int]]
                 else coalesce(distinct_id, '') || ' ' || insert_id end)
         from found
         group by event, day
-        """
+        """,
+        since=_bounds(run, window.from_date)[0],
+        until=_bounds(run, window.to_date)[1],
     )
     return {(event, day): (distinct, by_day) for event, day, distinct, by_day in found}
 

@@ -78,7 +78,7 @@ class Dataset:
 
     def _has_events(self) -> bool:
         return self.warehouse.has_table(self.warehouse.raw, "events") and bool(
-            self.warehouse.rows(f"select 1 from {self.warehouse.raw}.events limit 1")
+            self.warehouse.rows_of_events(f"select 1 from {self.warehouse.raw}.events limit 1")
         )
 
     def _record(self, settings: dict[str, str | None]) -> None:

@@ -60,6 +60,7 @@ def forget(
         ConfigurationError: The secret is missing, short, or not the one of before.
         SyncError: Nothing is built yet, or nothing was removed because of an error.
     """
+    warehouse.check_removal()
     with warehouse.lock():
         if not warehouse.has_table(warehouse.marts, "subscribers"):
             raise SyncError(

@@ -35,22 +35,6 @@ _COPIES = """
     ) as copies
     where place > 1
 """
-# A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
-# the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
-_LOADED = """
-    select position
-    from delivered
-    where exists (
-        select 1
-        from {raw}.events as events
-        where
-            events.event_key = delivered.event_key
-            and events.occurred_at
-                >= timestamp with time zone '{earliest}' - interval '2 days'
-            and events.occurred_at
-                <= timestamp with time zone '{latest}' + interval '2 days'
-    )
-"""
 
 
 class NewEvents:
@@ -86,11 +70,13 @@ class NewEvents:
         unfinished = has_events and warehouse.rows(
             f"select load_id from {self._begun} where load_id not in ({completed})"
         )
+        if unfinished:
+            warehouse.discard([load_id for (load_id,) in unfinished])
+        # Only what nothing is left of is no longer recorded.
         warehouse.execute_held(
             [
-                (f"delete from {table} where _dlt_load_id = %s", [load_id])
+                (f"delete from {raw}.{rekeyed_ids.NAME} where _dlt_load_id = %s", [load_id])
                 for (load_id,) in unfinished or []
-                for table in (f"{raw}.events", f"{raw}.{rekeyed_ids.NAME}")
             ]
             + [(f"delete from {self._begun} where load_id = %s", [load_id]) for (load_id,) in begun]
         )
@@ -109,10 +95,11 @@ class NewEvents:
             return 0, 0
         places = ", ".join("%s" for _ in load_ids)
         late = f"processed_at - occurred_at > interval '{lookback.total_seconds()} seconds'"
-        ((new, is_late),) = self._warehouse.rows(
+        ((new, is_late),) = self._warehouse.rows_of_events(
             f"select count(*), count(case when {late} then 1 end) "
             f"from {self._warehouse.raw}.events where _dlt_load_id in ({places})",
             load_ids,
+            load_ids=load_ids,
         )
         return new, is_late
 
@@ -131,10 +118,7 @@ class NewEvents:
         column = EVENTS.get_field_index("occurred_at")
         times = [group.metadata.column(column).statistics for group in groups]
         earliest, latest = min(time.min for time in times), max(time.max for time in times)
-        query = _LOADED.format(
-            raw=self._warehouse.raw, earliest=earliest.isoformat(), latest=latest.isoformat()
-        )
-        loaded = self._warehouse.query_delivered(delivered, query)
+        loaded = self._warehouse.loaded(delivered, earliest, latest)
         return pa.concat_arrays([copies, loaded]).unique().sort()
 
 

@@ -47,6 +47,7 @@ def remove_events(warehouse: Warehouse, condition: str, *, dry_run: bool = False
         AnotherSyncIsRunning: Somebody loads or removes already.
         SyncError: There is nothing to remove from, or nothing was removed because of an error.
     """
+    warehouse.check_removal()
     with warehouse.lock():
         if not warehouse.has_table(warehouse.marts, EVENTS):
             raise SyncError(

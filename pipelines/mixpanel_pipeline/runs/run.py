@@ -380,10 +380,7 @@ class Run:
 
     def _count_subscribers(self) -> None:
         with self.warehouse.kept_open():
-            if self.warehouse.has_table(self.warehouse.marts, "subscribers"):
-                self.summary.subscribers = self.warehouse.value(
-                    f"select count(*) from {self.warehouse.marts}.subscribers"
-                )
+            self.summary.subscribers = self.warehouse.subscriber_count()
 
     def _fail(self, error: BaseException) -> None:
         self.summary.status = "failed"

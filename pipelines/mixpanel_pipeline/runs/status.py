@@ -229,10 +229,12 @@ def _read(warehouse: Warehouse, found: Status, now: datetime) -> None:
         day = "cast(occurred_at at time zone 'UTC' as date)"
         found.events_by_day = {
             str(one): number
-            for one, number in warehouse.rows(
+            for one, number in warehouse.rows_of_events(
                 f"select {day}, count(*) from {raw}.events where occurred_at > %s "
                 f"and occurred_at <= %s group by {day} order by {day}",
                 [now - timedelta(days=DAYS), now],
+                since=now - timedelta(days=DAYS),
+                until=now,
             )
         }
     if warehouse.has_table(raw, "sweeps"):

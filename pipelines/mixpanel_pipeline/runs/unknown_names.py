@@ -38,7 +38,7 @@ def absent_names(warehouse: Warehouse, names: Sequence[str]) -> list[str]:
     }
     # In one reading of the table, however many names are not there.
     places = ", ".join("%s" for _ in stored)
-    found = warehouse.rows(
+    found = warehouse.rows_of_events(
         f"select distinct event from {warehouse.raw}.events where event in ({places})",
         list(stored.values()),
     )

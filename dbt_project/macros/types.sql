@@ -7,3 +7,14 @@
 {% macro default__type_double() -%}
     double precision
 {%- endmacro %}
+
+
+{# The type of points in time, whose zone is known. #}
+{% macro type_instant() -%}
+    {{ adapter.dispatch('type_instant', 'mixpanel')() }}
+{%- endmacro %}
+
+
+{% macro default__type_instant() -%}
+    timestamp with time zone
+{%- endmacro %}
