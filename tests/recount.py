@@ -76,7 +76,7 @@ def _key(event: Event, identical: Counter[str]) -> Hashable:
     properties = event["properties"]
     original_id = properties.get("$distinct_id_before_identity") or properties.get("distinct_id")
     if properties.get("$insert_id"):
-        return event["event"], original_id, properties["time"], properties["$insert_id"]
+        return event["event"], original_id, second_of(properties), properties["$insert_id"]
     as_it_was = {"distinct_id": original_id, "event": event["event"]}
     whole = json.dumps(
         {name: what for name, what in properties.items() if name not in ADDED_BY_IDENTITY}
@@ -85,6 +85,12 @@ def _key(event: Event, identical: Counter[str]) -> Hashable:
     )
     identical[whole] += 1
     return whole, identical[whole]
+
+
+def second_of(properties: Mapping[str, Any]) -> int:
+    """When an event happened, whichever unit of time it was asked for in."""
+    time: int = properties["time"]
+    return time // 1000 if time > 10**11 else time
 
 
 def _processed(event: Event) -> int:
@@ -108,7 +114,7 @@ def links(lines: Iterable[bytes]) -> Links:
         device, user = properties.get("$device_id"), properties.get("$user_id")
         if event["event"] not in ASKED and device and user:
             pair = f"$device:{device}", str(user)
-            found[pair] = min(properties["time"], found.get(pair, 2**60))
+            found[pair] = min(second_of(properties), found.get(pair, 2**60))
     return found
 
 
@@ -133,7 +139,7 @@ def identities(
         if device and user:
             device = f"$device:{device}"
             if device != str(user) and _is_somebody(device) and _is_somebody(str(user)):
-                bindings.setdefault(device, set()).add((properties["time"], str(user)))
+                bindings.setdefault(device, set()).add((second_of(properties), str(user)))
         if name == "$identify":
             said.add((properties.get("$anon_id"), properties.get("$identified_id")))
         if name == "$create_alias":
@@ -271,8 +277,8 @@ def subscribers(
         is_premium = "premium" in str(properties.get("creatorType") or "").lower()
         kind = "premium" if is_premium else "regular"
         row["events_processed"] += 1
-        row["first_event_at"] = min(row["first_event_at"], properties["time"])
-        row["last_event_at"] = max(row["last_event_at"], properties["time"])
+        row["first_event_at"] = min(row["first_event_at"], second_of(properties))
+        row["last_event_at"] = max(row["last_event_at"], second_of(properties))
         match name:
             case "DubAutoCopyInitiated":
                 row["total_copies"] += 1
@@ -335,7 +341,7 @@ def properties(events: Iterable[Event]) -> dict[tuple[str, str, str], tuple[int,
     for event in events:
         for name, value in event["properties"].items():
             text = value if isinstance(value, str) else json.dumps(value)
-            found[event["event"], name, _type(value)].append((event["properties"]["time"], text))
+            found[event["event"], name, _type(value)].append((second_of(event["properties"]), text))
     return {
         key: (len(those), min(those)[0], max(those)[0], len({text for _, text in those}))
         for key, those in found.items()

@@ -54,17 +54,17 @@ def test_a_dataset_keeps_to_the_unit_of_time_that_it_was_begun_with(mixpanel, wa
         run_sync(skip_transform=True)
         return {export.query.get("time_in_ms") for export in mixpanel.exports[before:]}
 
-    assert synced(0) == {None}
-    warehouse.execute("update mixpanel_raw.dataset set time_in_ms = 'true'")
-    assert synced(1) == {"true"}
+    assert synced(0) == {"true"}
     # As an earlier version left it.
     warehouse.execute("alter table mixpanel_raw.dataset drop column time_in_ms")
-    assert synced(2) == synced(2) == {None}
+    assert synced(1) == synced(1) == {None}
+    warehouse.execute("update mixpanel_raw.dataset set time_in_ms = 'true'")
+    assert synced(2) == {"true"}
     told = "select cast(extract(epoch from occurred_at) * 1000 as bigint) from mixpanel_raw.events"
     assert sorted(rows(warehouse, told)) == [
-        (second * 1000,),
-        ((second + 60) * 1000 + 250,),
-        ((second + 120) * 1000,),
+        (second * 1000 + 250,),
+        ((second + 60) * 1000,),
+        ((second + 120) * 1000 + 250,),
     ]
 
 

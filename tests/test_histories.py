@@ -647,7 +647,7 @@ def _naming_none_of(ids: set[str], events: Events) -> Events:
 
 
 def _day(event: recount.Event) -> date:
-    return datetime.fromtimestamp(event["properties"]["time"], UTC).date()
+    return datetime.fromtimestamp(recount.second_of(event["properties"]), UTC).date()
 
 
 def stored(warehouse: Warehouse) -> Events:

@@ -104,7 +104,9 @@ def test_what_came_before_a_failure_is_kept_and_not_asked_for_again(
         5,
     )
     mixpanel.add_lines(
-        sixth, [b'{"event": "$ae_session", "properties": {"time": 1}}'], event="$ae_session"
+        sixth,
+        [b'{"event": "$ae_session", "properties": {"time": 10000000000}}'],
+        event="$ae_session",
     )
     before = len(mixpanel.exports)
     summary = run_sync()
@@ -131,7 +133,9 @@ def test_a_backfill_goes_on_where_it_came_to(
         fourth - DAY,
     )
     mixpanel.add_lines(
-        fourth, [b'{"event": "$ae_session", "properties": {"time": 1}}'], event="$ae_session"
+        fourth,
+        [b'{"event": "$ae_session", "properties": {"time": 10000000000}}'],
+        event="$ae_session",
     )
     before = len(mixpanel.exports)
     summary = run_sync(backfill=window, skip_transform=True)

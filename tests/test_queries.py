@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests import recount
 from tests.conftest import NOW
 from tests.documentation import questions
 from tests.warehouses import rows
@@ -268,7 +269,7 @@ class Answers:
 
 
 def instant(event: dict[str, Any]) -> datetime:
-    return datetime.fromtimestamp(event["properties"]["time"], UTC)
+    return datetime.fromtimestamp(recount.second_of(event["properties"]), UTC)
 
 
 def comparable(value: Any) -> Any:

@@ -84,9 +84,10 @@ def test_a_full_refresh_sets_the_watermark_anew(mixpanel, run_sync):
 
 def test_an_event_at_the_end_of_time_is_loaded(mixpanel, run_sync, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__TIMEZONE", "America/Los_Angeles")
-    last = json.dumps({"event": "$ae_session", "properties": {"time": 253_402_214_399}})
+    last = json.dumps({"event": "$ae_session", "properties": {"time": 253_402_214_399_000}})
     mixpanel.add_lines(NOW.date(), [last.encode()], event="$ae_session")
     summary = run_sync(skip_transform=True)
+    assert summary.error is None
     assert (summary.status, summary.events_new, summary.watermark) == ("ok", 1, NOW)
 
 

@@ -27,7 +27,7 @@ from mixpanel_pipeline.engines.positions import row_groups, rows_without, view_d
 from mixpanel_pipeline.engines.postgres import Postgres, PostgresDestination, _PostgresClient
 from mixpanel_pipeline.engines.postgres_connection import configured_credentials
 from mixpanel_pipeline.engines.schemas import Schemas
-from mixpanel_pipeline.engines.warehouse import AROUND, KEYS_MEMORY, DestinationName
+from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, DestinationName, around
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE
 from mixpanel_pipeline.exact_configuration import configured_value
@@ -275,9 +275,8 @@ class Spark(Postgres):
             pass
 
     def loaded(self, delivered: Sequence[Path], earliest: datetime, latest: datetime) -> pa.Array:
-        scan = self._scan(
-            ["event_key", "_dlt_load_id"], since=earliest - AROUND, until=latest + AROUND
-        )
+        since, until = around(earliest, latest)
+        scan = self._scan(["event_key", "_dlt_load_id"], since=since, until=until)
         with _in_memory() as connection:
             view_delivered(connection, delivered)
             # Who lost the lock may still write rows of a load that cannot complete.

@@ -26,9 +26,8 @@ COLUMNS = (
     "select column_name from information_schema.columns where table_schema = %s and table_name = %s"
 )
 
-# A key stands for one time on Mixpanel's clock, so only events around the delivered ones can be
-# the same. Two days: a project's time zone that was corrected moves them by up to 26 hours.
-AROUND = timedelta(days=2)
+# How far a corrected time zone of the project, 26 hours at most, moves events.
+_AROUND = timedelta(days=2)
 _LOADED = """
     select position
     from delivered
@@ -44,6 +43,15 @@ _LOADED = """
 
 # The dataset that a view reads.
 _LOADS = re.compile(r'(\w+)"?\."?_dlt_loads\b')
+
+
+def around(earliest: datetime, latest: datetime) -> tuple[datetime, datetime]:
+    """From when to when the same events as those delivered can have been loaded.
+
+    A key stands for one time on Mixpanel's clock.
+    """
+    end = datetime.max.replace(tzinfo=UTC)
+    return earliest - _AROUND, latest + min(_AROUND, end - latest)
 
 
 class Warehouse(ABC):
@@ -188,7 +196,7 @@ class Warehouse(ABC):
             earliest: When the first of them happened.
             latest: When the last did.
         """
-        since, until = earliest - AROUND, latest + AROUND
+        since, until = around(earliest, latest)
         return self.query_delivered(
             delivered,
             _LOADED.format(raw=self.raw, since=since.isoformat(), until=until.isoformat()),

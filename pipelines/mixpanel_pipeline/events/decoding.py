@@ -73,7 +73,7 @@ REJECTED_LINES = pa.schema(
     ]
 )
 
-# No export is of January 1970, where seconds would be if they were taken for milliseconds.
+# In April 1970, of which no export is; seconds taken for milliseconds would be of before.
 _FIRST_MILLISECOND = 10**10
 # 9999-12-30: the day after is the last one that Python can hold, and not in every time zone.
 _LAST_SECOND = 253_402_214_399

@@ -65,9 +65,15 @@ class Dataset:
         if changed and self._has_events():
             raise ConfigurationError(self._refusal(changed[0], recorded[changed[0]]))
         known = configured if changed else {n: configured[n] or recorded.get(n) for n in _SETTINGS}
-        rules = Rules(
-            keys or KEY_RULES[0 if self._has_events() else -1], time_in_ms=time_in_ms == "true"
-        )
+        if keys and time_in_ms:
+            rules = Rules(keys, time_in_ms=time_in_ms == "true")
+        else:
+            # Of an earlier version, or begun now.
+            has_events = self._has_events()
+            rules = Rules(
+                keys or KEY_RULES[0 if has_events else -1],
+                time_in_ms=time_in_ms == "true" if time_in_ms else not has_events,
+            )
         kept = {"event_keys": rules.keys, "time_in_ms": str(rules.time_in_ms).lower()}
         is_recorded = known == recorded and tuple(kept.values()) == (keys, time_in_ms)
         return rules, None if is_recorded else known | kept
