@@ -77,7 +77,7 @@ def _key(event: Event, identical: Counter[str]) -> Hashable:
     original_id = properties.get("$distinct_id_before_identity") or properties.get("distinct_id")
     if properties.get("$insert_id"):
         return event["event"], original_id, second_of(properties), properties["$insert_id"]
-    as_it_was = {"distinct_id": original_id, "event": event["event"]}
+    as_it_was = {"distinct_id": original_id, "event": event["event"], "time": second_of(properties)}
     whole = json.dumps(
         {name: what for name, what in properties.items() if name not in ADDED_BY_IDENTITY}
         | as_it_was,

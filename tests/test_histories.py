@@ -316,7 +316,9 @@ class History:
                 first = date.fromisoformat(query["from_date"])
                 last = date.fromisoformat(query["to_date"])
                 names = recount.ASKED if "event" in query else None
-                told = self.mixpanel.lines(first, last, names, where=query.get("where"))
+                told = self.mixpanel.lines(
+                    first, last, names, time_in_ms=True, where=query.get("where")
+                )
                 delivered.linked |= {
                     one for line in told for one in recount.linked(json.loads(line), forgotten)
                 }
@@ -487,7 +489,7 @@ class History:
         self, first: date, last: date, names: set[str] | None, where: str | None = None
     ) -> list[bytes]:
         """What Mixpanel exports of these days, and is not to be forgotten."""
-        lines = self.mixpanel.lines(first, last, names, where=where)
+        lines = self.mixpanel.lines(first, last, names, time_in_ms=True, where=where)
         return [line for line in lines if not recount.named(json.loads(line)) & self.forgotten]
 
     def sync_on_a_full_disk(self) -> str:
