@@ -8,7 +8,7 @@
 {% macro remove_events(condition) %}
     {%- do begin_removal() -%}
     {%- do remove_from_models(condition) -%}
-    {%- do adapter.commit() -%}
+    {%- do adapter.dispatch('end_operation', 'mixpanel')() -%}
 {% endmacro %}
 
 
@@ -28,6 +28,11 @@
     removed event told of it.
 #}
 {% macro remove_from_models(condition, other_evidence='false') %}
+    {%- do adapter.dispatch('remove_from_models', 'mixpanel')(condition, other_evidence) -%}
+{% endmacro %}
+
+
+{% macro default__remove_from_models(condition, other_evidence) %}
     {%- set events = ref('stg_mixpanel__events').render() -%}
     {%- set subscribers = load_relation(ref('subscribers')) -%}
     {%- do make_temporary_table('removed_events', "select event_key, event, subscriber_id from " ~ events ~ " where (" ~ condition ~ ")") -%}
@@ -86,6 +91,11 @@
 {% macro default__begin_operation() -%}
     select 1
 {%- endmacro %}
+
+
+{% macro default__end_operation() %}
+    {%- do adapter.commit() -%}
+{% endmacro %}
 
 
 {# Evidence that is gone with the removed events, and what it made of their ids. #}

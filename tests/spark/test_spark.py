@@ -11,15 +11,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dlt.common.runtime import run_context
+from pyarrow import parquet
 
 from local_mixpanel import LocalMixpanel, traffic
 from mixpanel_pipeline.engines import DuckDB, Spark, open_warehouse
 from mixpanel_pipeline.engines import spark as engine
+from mixpanel_pipeline.runs.forgetting import forget
+from mixpanel_pipeline.runs.maintenance import maintain
 from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.summary import Summary
 from mixpanel_pipeline.runs.transform import transform
 from mixpanel_pipeline.source.configuration import load_configuration
@@ -28,6 +33,15 @@ from tests.spark.compared import differences, lake_rows
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 _WITHIN = 300
+SECRET = "a secret of the tests, which is long enough"
+_WITH_IDS = {
+    "distinct_id",
+    "distinct_id_before_identity",
+    "subscriber_id",
+    "resolved_distinct_id",
+    "anonymous_id",
+    "identified_id",
+}
 
 context = multiprocessing.get_context("fork")
 
@@ -90,6 +104,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
             "SOURCES__MIXPANEL__SERVICE_ACCOUNT_USERNAME": mixpanel.username,
             "SOURCES__MIXPANEL__SERVICE_ACCOUNT_SECRET": mixpanel.secret,
             "SOURCES__MIXPANEL__RETRY_PAUSE_SECONDS": "0",
+            "SOURCES__MIXPANEL__HASH_SECRET": SECRET,
             "SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS": "20",
         }.items():
             environment.setenv(name, value)
@@ -186,6 +201,66 @@ def test_full_refresh_changes_nothing_and_leaves_nothing_behind(history: History
     before = count_scratch(history)
     history.compare(full_refresh=True)
     assert count_scratch(history) == before
+
+
+def test_who_is_forgotten_is_in_no_file_and_does_not_come_back(history: History) -> None:
+    # Somebody of several ids.
+    ((one,),) = history.duck.rows(
+        f"select max(distinct_id) from {history.duck.marts}.identity_map group by "
+        "resolved_distinct_id having count(*) > 1 order by count(*) desc, 1 limit 1"
+    )
+    theirs = {
+        each
+        for (each,) in history.duck.rows(
+            f"select distinct_id from {history.duck.marts}.identity_map where resolved_distinct_id "
+            f"in (select resolved_distinct_id from {history.duck.marts}.identity_map "
+            "where distinct_id = %s)",
+            [one],
+        )
+    }
+    assert ids_in_files(history) & theirs == theirs
+    assert forget(history.spark, [one], SECRET) == forget(history.duck, [one], SECRET)
+    assert ids_in_files(history) & theirs == set()
+    assert differences(history.spark, history.duck) == []
+    history.happen(7)
+    history.compare()
+    assert ids_in_files(history) & theirs == set()
+
+
+def test_removal_that_is_interrupted_is_finished_by_the_next_sync(history: History) -> None:
+    last = (history.now - timedelta(days=4)).isoformat()
+    condition = f"event = 'Viewed Creator Profile' and occurred_at < timestamp '{last}'"
+    removed = remove_events(history.duck, condition)
+    assert removed.events > 0
+    before = count_scratch(history)
+    removal = history.begin(lambda spark: remove_events(spark, condition))
+    wait_for(lambda: count_scratch(history) > before)
+    history.cluster.kill("thrift")
+    removal.join(_WITHIN)
+    assert removal.exitcode != 0
+    history.cluster.start_thrift()
+    history.compare()
+
+
+def test_tables_that_were_compacted_are_as_they_were(history: History) -> None:
+    files = len(list(history.spark.events_table().scan().plan_files()))
+    maintain(history.spark, now=datetime.now(UTC), keep=timedelta(0))
+    assert len(list(history.spark.events_table().scan().plan_files())) < files
+    assert differences(history.spark, history.duck) == []
+    history.happen(8)
+    history.compare()
+
+
+def ids_in_files(history: History) -> set[str]:
+    """The ids in all files of tables, whether a table still has them or not."""
+    found = set[str]()
+    for path in Path(history.spark.warehouse.removeprefix("file://")).rglob("*.parquet"):
+        rows = parquet.ParquetFile(path)
+        names = [name for name in rows.schema_arrow.names if name in _WITH_IDS]
+        found |= {
+            value for column in rows.read(names).columns for value in column.unique().to_pylist()
+        }
+    return found - {None}
 
 
 def count_scratch(history: History) -> int:

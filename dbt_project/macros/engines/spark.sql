@@ -634,3 +634,46 @@
 {% macro spark__local_date(instant, timezone) -%}
     cast(from_utc_timestamp({{ instant }}, {{ timezone }}) as date)
 {%- endmacro %}
+
+
+{# Events alone: the models are rebuilt without them, which may be done again. #}
+{% macro spark__remove_from_models(condition, other_evidence) %}
+    {%- do mixpanel.make_temporary_table(
+        'removed_events',
+        "select event_key from " ~ ref('stg_mixpanel__events').render() ~ " where (" ~ condition ~ ")"
+    ) -%}
+    {%- do mixpanel.run_statement(
+        "delete from " ~ source('mixpanel', 'events').render()
+        ~ " where event_key in (select event_key from removed_events)"
+    ) -%}
+{% endmacro %}
+
+
+{% macro spark__end_operation() %}
+    {%- do mixpanel.spark__close() -%}
+{% endmacro %}
+
+
+{#
+    Drops what no query can read any more, of all tables of ours.
+
+    `older_than`: snapshots of before this instant, a text; `orphans_older_than`: files that no snapshot
+        has, if told: those of a running commit are such, so Iceberg takes no time of the last day;
+    `compacts`: whether small files are written anew as larger ones.
+#}
+{% macro spark_maintain(older_than, orphans_older_than=none, compacts=false) %}
+    {%- set procedures = env_var('DESTINATION__SPARK__CATALOG', 'lake') ~ '.system.' -%}
+    {%- set raw = source('mixpanel', 'events').schema -%}
+    {%- for schema in [raw, target.schema] -%}
+        {%- for row in run_query("show tables in " ~ schema).rows -%}
+            {%- set table = "table => '" ~ schema ~ "." ~ row[1] ~ "'" -%}
+            {%- if compacts -%}
+                {%- do run_query("call " ~ procedures ~ "rewrite_data_files(" ~ table ~ ")") -%}
+            {%- endif -%}
+            {%- do run_query("call " ~ procedures ~ "expire_snapshots(" ~ table ~ ", older_than => timestamp '" ~ older_than ~ "', retain_last => 1)") -%}
+            {%- if orphans_older_than -%}
+                {%- do run_query("call " ~ procedures ~ "remove_orphan_files(" ~ table ~ ", older_than => timestamp '" ~ orphans_older_than ~ "')") -%}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endfor -%}
+{% endmacro %}

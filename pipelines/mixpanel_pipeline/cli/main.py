@@ -12,6 +12,7 @@
     python pipelines/run.py remove --where SQL  remove events, and count without them
     python pipelines/run.py forget ID…          all that is stored of people, for good
     python pipelines/run.py generate            dbt models of your own, a view per event
+    python pipelines/run.py maintain            compact and tidy up tables of Spark
     python pipelines/run.py dbt ARGUMENT…       dbt itself, connected to the same database
     python pipelines/run.py demo                try it against a local Mixpanel
 
@@ -56,7 +57,18 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # Commands with options of their own.
-_OF_THEIR_OWN = ("check", "dbt", "forget", "generate", "init", "plan", "remove", "report", "status")
+_OF_THEIR_OWN = (
+    "check",
+    "dbt",
+    "forget",
+    "generate",
+    "init",
+    "maintain",
+    "plan",
+    "remove",
+    "report",
+    "status",
+)
 EXIT_AUDIT = {"equal": 0, "healed": 0, "differing": 1, "impossible": 2}
 
 
@@ -131,6 +143,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
     from mixpanel_pipeline.cli.forget import forget
     from mixpanel_pipeline.cli.generate import generate
     from mixpanel_pipeline.cli.init import init
+    from mixpanel_pipeline.cli.maintain import maintain
     from mixpanel_pipeline.cli.plan import plan
     from mixpanel_pipeline.cli.remove import remove
     from mixpanel_pipeline.cli.report import report
@@ -147,6 +160,7 @@ def _with_arguments_of_its_own(command: str, *arguments: str) -> int:
         "dbt": run_dbt,
         "forget": forget,
         "generate": generate,
+        "maintain": maintain,
         "plan": plan,
         "remove": remove,
         "report": report,

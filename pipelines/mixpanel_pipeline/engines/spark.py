@@ -79,7 +79,7 @@ class Spark(Postgres):
     username: str = "mixpanel"
 
     name: ClassVar[DestinationName] = "spark"
-    can_remove: ClassVar[bool] = False
+    is_transactional: ClassVar[bool] = False
 
     @property
     def location(self) -> str:
@@ -136,6 +136,11 @@ class Spark(Postgres):
             # Its connections may be of before the server was restarted.
             pool_pre_ping="true",
         )
+
+    @property
+    def record(self) -> Postgres:
+        """The catalog's database, as what it is."""
+        return Postgres(self.credentials, self.schemas)
 
     def check(self, *, loads: bool = True, builds: bool = True) -> None:
         super().check(loads=loads, builds=False)
@@ -345,6 +350,22 @@ class Spark(Postgres):
             condition = And(condition, In("_dlt_load_id", set(load_ids)))
         events = self.events_table()
         return events.scan(condition, selected_fields=tuple(columns)).to_arrow_batch_reader()
+
+    def has_models(self) -> bool:
+        return self.subscriber_count() is not None
+
+    def model_rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        from pyhive import hive
+
+        connection = hive.connect(
+            host=self.host,
+            port=self.port,
+            username=self.username,
+            configuration={"spark.sql.session.timeZone": "UTC"},
+        )
+        with closing(connection), closing(connection.cursor()) as cursor:
+            cursor.execute(query, list(parameters) or None)
+            return [tuple(row) for row in cursor.fetchall()]
 
     def subscriber_count(self) -> int | None:
         from pyiceberg.exceptions import NoSuchTableError

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mixpanel_pipeline.engines.destination import EventsDestination
 from mixpanel_pipeline.engines.schemas import Schemas
-from mixpanel_pipeline.errors import SyncError, what_to_do
+from mixpanel_pipeline.errors import what_to_do
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 DestinationName = Literal["duckdb", "postgres", "spark"]
@@ -65,7 +65,7 @@ class Warehouse(ABC):
     placeholder: str
     """What stands for a parameter in the driver's SQL."""
     schemas: Schemas
-    can_remove: ClassVar[bool] = True
+    is_transactional: ClassVar[bool] = True
     """Whether events can be removed, and people be forgotten."""
 
     @property
@@ -243,17 +243,17 @@ class Warehouse(ABC):
         number: int = self.value(f"select count(*) from {self.marts}.subscribers")
         return number
 
-    def check_removal(self) -> None:
-        """Make sure that events can be removed here, and who did them be forgotten.
+    def has_models(self) -> bool:
+        """Whether there are models to find events in."""
+        return self.has_table(self.marts, "stg_mixpanel__events")
 
-        Raises:
-            SyncError: Not so; nothing was changed.
-        """
-        if not self.can_remove:
-            raise SyncError(
-                f"Events cannot be removed from the destination {self.name}, nor can people be "
-                "forgotten there. Nothing was changed."
-            )
+    def model_rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """`rows`, of a query that reads models; without parameters, a % is its own."""
+        if parameters:
+            return self.rows(query, parameters)
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall())
 
     def told(self, error: BaseException) -> str:
         """What a failure of the database says, in one line, and what to do about it."""

@@ -7,11 +7,12 @@ from typing import Any
 
 from mixpanel_pipeline import project
 from mixpanel_pipeline.declaration import is_junk
-from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.engines import Spark, Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs import rekeyed_ids, suppressed_ids, sweeps
 from mixpanel_pipeline.runs.new_events import NewEvents
-from mixpanel_pipeline.runs.transform import call_dbt, in_one_line
+from mixpanel_pipeline.runs.removal_in_steps import remove_in_steps
+from mixpanel_pipeline.runs.transform import operation
 
 # A query with more parameters gains nothing.
 _IDS_AT_ONCE = 1000
@@ -60,9 +61,8 @@ def forget(
         ConfigurationError: The secret is missing, short, or not the one of before.
         SyncError: Nothing is built yet, or nothing was removed because of an error.
     """
-    warehouse.check_removal()
     with warehouse.lock():
-        if not warehouse.has_table(warehouse.marts, "subscribers"):
+        if warehouse.subscriber_count() is None:
             raise SyncError(
                 f"There is no {warehouse.marts}.subscribers to find people in. Build the models "
                 f"first: {project.COMMAND} --skip-load"
@@ -111,7 +111,7 @@ def _is_somebody(warehouse: Warehouse, one: str) -> bool:
     """Whether an id is known to be of somebody who signed in."""
     identities = f"{warehouse.marts}.identity_map"
     return bool(
-        warehouse.rows(
+        warehouse.model_rows(
             f"select 1 from {identities} as asked inner join {identities} as theirs "
             "on asked.resolved_distinct_id = theirs.resolved_distinct_id "
             f"inner join {warehouse.marts}.identity_edges as edges "
@@ -126,10 +126,23 @@ def _is_somebody(warehouse: Warehouse, one: str) -> bool:
 def _forgotten(
     warehouse: Warehouse, theirs: list[str], secret: str | None, *, dry_run: bool = False
 ) -> Forgotten:
-    arguments: dict[str, Any] = {"ids": theirs, "dry_run": dry_run}
-    arguments["hashes"] = [] if dry_run else suppressed_ids.entries(theirs, secret)
-    found = _run(warehouse, arguments)
+    hashes = [] if dry_run else suppressed_ids.entries(theirs, secret)
+    if isinstance(warehouse, Spark):
+        found = _found_in_steps(warehouse, theirs, hashes, dry_run=dry_run)
+    else:
+        arguments = {"ids": theirs, "hashes": hashes, "dry_run": dry_run}
+        found = operation(warehouse, "forget", arguments, failure="Nothing was forgotten")
     return Forgotten(len(theirs), **found, is_done=not dry_run)
+
+
+def _found_in_steps(
+    warehouse: Spark, theirs: list[str], hashes: list[str], *, dry_run: bool
+) -> dict[str, int]:
+    if not dry_run:
+        return remove_in_steps(warehouse, ids=theirs, hashes=hashes)
+    arguments: dict[str, Any] = {"ids": theirs, "dry_run": True}
+    found = operation(warehouse, "forget_events", arguments)
+    return operation(warehouse.record, "forget_record", arguments | {"found": found})
 
 
 def _of_the_same_people(warehouse: Warehouse, ids: Sequence[str]) -> list[str]:
@@ -140,30 +153,10 @@ def _of_the_same_people(warehouse: Warehouse, ids: Sequence[str]) -> list[str]:
         places = ", ".join(["%s"] * len(chunk))
         found |= {
             one
-            for (one,) in warehouse.rows(
+            for (one,) in warehouse.model_rows(
                 f"select distinct_id from {identities} where resolved_distinct_id in "
                 f"(select resolved_distinct_id from {identities} where distinct_id in ({places}))",
                 chunk,
             )
         }
     return sorted(found)
-
-
-def _run(warehouse: Warehouse, arguments: dict[str, Any]) -> dict[str, int]:
-    said: list[str] = []
-    told: list[dict[str, int]] = []
-
-    def listen(event: Any) -> None:
-        # The result of an operation says neither what it found nor why it failed.
-        if event.info.name.startswith("RunningOperation"):
-            said.append(event.data.exc)
-        if event.info.name == "JinjaLogInfo":
-            told.append(json.loads(event.data.msg))
-
-    result = call_dbt(
-        warehouse, ["run-operation", "mixpanel.forget", "--args", json.dumps(arguments)], [listen]
-    )
-    if not result.success or not told:
-        reason = in_one_line("; ".join(said) or str(result.exception))
-        raise SyncError(f"Nothing was forgotten: {reason}.")
-    return told[-1]

@@ -1,15 +1,14 @@
 """Removing events by a condition, with the counts of those who did them."""
 
 import json
-from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from mixpanel_pipeline import project
-from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.engines import Spark, Warehouse
 from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.runs import sweeps
-from mixpanel_pipeline.runs.transform import call_dbt, in_one_line
+from mixpanel_pipeline.runs.removal_in_steps import remove_in_steps
+from mixpanel_pipeline.runs.transform import operation
 
 EVENTS = "stg_mixpanel__events"
 
@@ -47,39 +46,27 @@ def remove_events(warehouse: Warehouse, condition: str, *, dry_run: bool = False
         AnotherSyncIsRunning: Somebody loads or removes already.
         SyncError: There is nothing to remove from, or nothing was removed because of an error.
     """
-    warehouse.check_removal()
     with warehouse.lock():
-        if not warehouse.has_table(warehouse.marts, EVENTS):
+        if not warehouse.has_models():
             raise SyncError(
                 f"There is no {warehouse.marts}.{EVENTS} to find events in. Build the models "
                 f"first: {project.COMMAND} --skip-load"
             )
-        with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
-            # No parameters: a % of the condition is its own.
-            cursor.execute(
-                "select count(*), count(distinct subscriber_id) "
-                f"from {warehouse.marts}.{EVENTS} where ({condition})"
-            )
-            events, subscribers = cursor.fetchone()
+        ((events, subscribers),) = warehouse.model_rows(
+            "select count(*), count(distinct subscriber_id) "
+            f"from {warehouse.marts}.{EVENTS} where ({condition})"
+        )
         if dry_run or not events:
             return Removal(events, subscribers, is_done=not dry_run)
         with warehouse.kept_open():
             sweeps.prepare(warehouse)
-        arguments = [
-            "run-operation",
-            "mixpanel.remove_events",
-            "--args",
-            json.dumps({"condition": condition}),
-        ]
-        said = []
-
-        def listen(event: Any) -> None:
-            # The result of an operation does not say why it failed.
-            if event.info.name.startswith("RunningOperation"):
-                said.append(event.data.exc)
-
-        result = call_dbt(warehouse, arguments, [listen])
-        if not result.success:
-            reason = in_one_line("; ".join(said) or str(result.exception))
-            raise SyncError(f"Nothing was removed: {reason}.")
+        if isinstance(warehouse, Spark):
+            remove_in_steps(warehouse, condition=condition)
+        else:
+            operation(
+                warehouse,
+                "remove_events",
+                {"condition": condition},
+                failure="Nothing was removed",
+            )
         return Removal(events, subscribers, is_done=True)

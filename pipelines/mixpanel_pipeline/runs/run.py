@@ -17,7 +17,7 @@ from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import Rules
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.redaction import redacted
-from mixpanel_pipeline.runs import cohorts, rekeyed_ids, suppressed_ids, sweeps
+from mixpanel_pipeline.runs import cohorts, rekeyed_ids, removal_in_steps, suppressed_ids, sweeps
 from mixpanel_pipeline.runs.built import Missing, forget_build, keep_build, to_build
 from mixpanel_pipeline.runs.coverage import missing
 from mixpanel_pipeline.runs.dataset import Dataset
@@ -162,6 +162,7 @@ class Run:
                         )
                         self._prepare()
                     with self._progress.shown():
+                        self._finish_removals()
                         steps()
                         interruption.check()
                         if self.summary.subscribers is None:
@@ -322,6 +323,11 @@ class Run:
                 self._count_subscribers()
         finally:
             self._transform_seconds = time.monotonic() - started
+
+    def _finish_removals(self) -> None:
+        """Before anything is loaded that was not meant."""
+        if removal_in_steps.finish(self.warehouse) is not None:
+            logger.warning("A removal that was interrupted is finished now.")
 
     def _forget_linked(self) -> None:
         """See `forget_linked`."""

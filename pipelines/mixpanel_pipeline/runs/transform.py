@@ -3,10 +3,11 @@
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,45 @@ def call_dbt(warehouse: Warehouse, arguments: Sequence[str], callbacks: Sequence
         raise result.exception
     interruption.check()
     return result
+
+
+def operation(
+    warehouse: Warehouse,
+    macro: str,
+    arguments: Mapping[str, Any],
+    *,
+    failure: str = "Not all of it was done",
+) -> dict[str, int]:
+    """Run a macro of ours in the warehouse.
+
+    Args:
+        warehouse: Where; the caller holds its lock.
+        macro: Its name.
+        arguments: Its arguments.
+        failure: How things stand if it fails.
+
+    Returns:
+        What it logged last, as a JSON object; empty when it logged nothing.
+
+    Raises:
+        SyncError: It failed.
+    """
+    said: list[str] = []
+    told: list[dict[str, int]] = [{}]
+
+    def listen(event: Any) -> None:
+        # The result of an operation says neither what it found nor why it failed.
+        if event.info.name.startswith("RunningOperation"):
+            said.append(event.data.exc)
+        if event.info.name == "JinjaLogInfo":
+            told.append(json.loads(event.data.msg))
+
+    called = ["run-operation", f"mixpanel.{macro}", "--args", json.dumps(arguments)]
+    result = call_dbt(warehouse, called, [listen])
+    if not result.success:
+        reason = in_one_line("; ".join(said) or str(result.exception))
+        raise SyncError(f"{failure}: {reason}.")
+    return told[-1]
 
 
 def dbt_environment(warehouse: Warehouse | None = None) -> dict[str, str]:
