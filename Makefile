@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-other test-schedules test-report test-spark demo-spark chaos bench lint lock wheel docs
+.PHONY: help setup demo test test-other test-schedules test-report test-spark demo-spark chaos chaos-spark bench bench-scale lint lock wheel docs
 
 help:
 	@echo "make demo   a local Mixpanel, two syncs from it, and the counts"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-report  the report's page in a headless Chromium, with screenshots in screenshots/"
 	@echo "make demo-spark  the demo on a Spark cluster of this machine; make test-spark: its tests"
 	@echo "make chaos  200 random histories on each database, over an hour on 2 cores"
+	@echo "make chaos-spark  100 on a Spark cluster of this machine, hours"
 	@echo "make bench  how fast it is, an hour; writes docs/benchmarks.md"
 	@echo "make lint   code style, types and SQL style"
 	@echo "make wheel  the installable package, in dist/"
@@ -74,6 +75,14 @@ chaos: setup
 	HISTORIES=$(HISTORIES) .venv/bin/python -m pytest tests/test_histories.py
 
 HISTORIES ?= 400
+
+chaos-spark: .venv-spark/installed
+	HISTORIES=$(SPARK_HISTORIES) .venv-spark/bin/python -m pytest -c tests/spark/pytest.toml tests/spark/test_histories.py
+
+SPARK_HISTORIES ?= 100
+
+bench-scale: .venv-spark/installed
+	PYTHONPATH=pipelines:. .venv-spark/bin/python -m benchmarks.scale $(OPTIONS)
 
 # SECTIONS="load idle" measures only those; OPTIONS="--events 200000" changes their sizes.
 bench: setup

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect
 from benchmarks.measure import measured
 from benchmarks.server import Workload, happen, serving
-from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.engines import Spark, Warehouse
 from mixpanel_pipeline.runs.transform import transform
 
 _NEW = 2_500
@@ -67,7 +67,7 @@ def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
             warehouse = bench.warehouse(name)
             with serving(old) as url:
                 bench.initial_load(warehouse, url, old)
-                _multiply(warehouse, copies)
+                multiply(warehouse, copies)
                 transform(warehouse, full_refresh=True)
                 seconds.append(min(_sync_of_new(bench, warehouse, url, n) for n in range(REPEATS)))
             if copies == times:
@@ -93,11 +93,12 @@ def _sync_of_new(bench: Bench, warehouse: Warehouse, url: str, repeat: int) -> f
     return found.seconds
 
 
-def _multiply(warehouse: Warehouse, copies: int) -> None:
+def multiply(warehouse: Warehouse, copies: int) -> None:
     """Add copies of all events, each as a load of its own, of the weeks before."""
     # Load ids ascend in the table as those of real loads do: PostgreSQL's planner looks at that.
-    last = warehouse.value(f"select max(_dlt_load_id) from {_EVENTS}")
+    last = warehouse.rows_of_events(f"select max(_dlt_load_id) from {_EVENTS}")[0][0]
     columns = sorted(warehouse.columns("mixpanel_raw", "events"))
+    insert = warehouse.run_by_spark if isinstance(warehouse, Spark) else warehouse.execute
     # An index is filled faster at once than row by row.
     if warehouse.name == "postgres":
         warehouse.execute("drop index if exists mixpanel_raw.events_event_key")
@@ -110,7 +111,7 @@ def _multiply(warehouse: Warehouse, copies: int) -> None:
             "processed_at": f"processed_at - interval '{45 * copy} days'",
             "_dlt_load_id": f"'{load_id}'",
         }
-        warehouse.execute(
+        insert(
             f"insert into {_EVENTS} ({', '.join(columns)}) "
             f"select {', '.join(own.get(column, column) for column in columns)} "
             f"from {_EVENTS} where _dlt_load_id <= '{last}'"

@@ -1,6 +1,7 @@
 import pytest
 from dlt.common.runtime import run_context
 
+from mixpanel_pipeline import audit, sync
 from mixpanel_pipeline.engines import DuckDB, open_warehouse
 from mixpanel_pipeline.engines.duckdb import configured_path
 from mixpanel_pipeline.engines.postgres_connection import configured_credentials
@@ -248,6 +249,13 @@ def test_a_mistake_in_the_environment_is_refused(monkeypatch, variable, message)
     with pytest.raises(ConfigurationError, match=message) as error:
         check_settings()
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize("asked", [sync, audit])
+def test_a_program_is_told_of_mistakes_too(monkeypatch, asked):
+    monkeypatch.setenv("SOURCES__MIXPANEL__REGOIN", "eu")
+    with pytest.raises(ConfigurationError, match="nearest is SOURCES__MIXPANEL__REGION"):
+        asked()
 
 
 def test_a_file_that_is_not_utf_8_is_refused(settings_file):

@@ -23,6 +23,15 @@ HOST = "127.0.0.1"
 DATABASE = "lake"
 # A machine of 2 cores starts Java four times over.
 _STARTS_WITHIN = 180
+_JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# Compiling would take longer than they do.
+_FOR_FEW_ROWS = {
+    "spark.sql.shuffle.partitions": 2,
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
+    "spark.executor.extraJavaOptions": _JAVA_OPTIONS,
+}
 # Kills what it started when its standard input ends, as it does when this process dies.
 _WHILE_WE_LIVE = """
 set -m
@@ -77,6 +86,7 @@ class Cluster:
     Attributes:
         postgresql: Holds the catalog, in the database `DATABASE`.
         thrift_port: Where SQL is sent to.
+        is_small: Whether it is for a few thousand rows.
     """
 
     folder: Path
@@ -84,7 +94,13 @@ class Cluster:
     master_port: int
     master_ui_port: int
     thrift_port: int
+    is_small: bool
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def gigabytes(self) -> int:
+        """The memory of the driver and of each executor."""
+        return 1 if self.is_small else 5
 
     @property
     def warehouse(self) -> str:
@@ -120,7 +136,14 @@ class Cluster:
             _program("spark-class"),
             "org.apache.spark.deploy.worker.Worker",
             *("--host", f"127.0.0.{number}", "--webui-port", "0"),
-            *("-c", "1", "-m", "1200m", "-d", str(self.folder / f"worker-{number}")),
+            *(
+                "-c",
+                "1",
+                "-m",
+                f"{self.gigabytes + 1}g",
+                "-d",
+                str(self.folder / f"worker-{number}"),
+            ),
             f"spark://{HOST}:{self.master_port}",
         )
 
@@ -147,7 +170,7 @@ class Cluster:
             *("--hiveconf", f"hive.server2.thrift.bind.host={HOST}"),
             *("--hiveconf", f"hive.server2.thrift.port={self.thrift_port}"),
             # Of this driver it is the memory, whatever spark.driver.memory says.
-            memory="1g",
+            memory=f"{self.gigabytes}g",
         )
         self._wait("thrift", lambda: _listens(self.thrift_port))
 
@@ -184,7 +207,7 @@ class Cluster:
 
 
 @contextmanager
-def spark_cluster(folder: Path, *, workers: int = 2) -> Iterator[Cluster]:
+def spark_cluster(folder: Path, *, workers: int = 2, is_small: bool = True) -> Iterator[Cluster]:
     """A cluster whose files and logs lie in `folder`.
 
     Raises:
@@ -196,7 +219,7 @@ def spark_cluster(folder: Path, *, workers: int = 2) -> Iterator[Cluster]:
         server = stack.enter_context(postgresql_server(folder))
         server.create_database(DATABASE)
         master, master_ui, thrift = _free_ports(3)
-        cluster = Cluster(folder, server, master, master_ui, thrift)
+        cluster = Cluster(folder, server, master, master_ui, thrift, is_small)
         stack.callback(cluster.stop)
         (folder / "conf").mkdir()
         (folder / "conf" / "spark-defaults.conf").write_text(
@@ -254,11 +277,11 @@ def configuration(cluster: Cluster) -> Mapping[str, object]:
         "spark.driver.extraClassPath": path,
         "spark.executor.extraClassPath": path,
         "spark.driver.host": HOST,
-        "spark.executor.memory": "1g",
+        "spark.executor.memory": f"{cluster.gigabytes}g",
         "spark.executor.cores": 1,
         "spark.cores.max": 2,
-        "spark.sql.shuffle.partitions": 4,
         "spark.ui.enabled": "false",
+        **(_FOR_FEW_ROWS if cluster.is_small else {"spark.sql.shuffle.partitions": 8}),
     }
 
 

@@ -1,11 +1,8 @@
 """The same models, built by Spark and by DuckDB, row for row."""
 
 import math
-from contextlib import closing
 from datetime import UTC, date, datetime
 from typing import Any
-
-from pyhive import hive
 
 from mixpanel_pipeline.engines import DuckDB, Spark
 
@@ -32,23 +29,13 @@ _TABLES = (
 _TOLERANCE = 1e-5
 
 
-def lake_rows(spark: Spark, query: str) -> list[tuple[Any, ...]]:
-    """What a query returns in Spark."""
-    connection = hive.connect(
-        host=spark.host, port=spark.port, configuration={"spark.sql.session.timeZone": "UTC"}
-    )
-    with closing(connection), closing(connection.cursor()) as cursor:
-        cursor.execute(query)
-        return [tuple(row) for row in cursor.fetchall()]
-
-
 def differences(spark: Spark, duck: DuckDB) -> list[str]:
     """The tables that are not the same in both, each with a row that only one of them has."""
     found = []
     for table in _TABLES:
         names = sorted(duck.columns(duck.marts, table) - _NOT_COMPARED)
         listed = ", ".join(f"`{one}`" for one in names)
-        lake = lake_rows(spark, f"select {listed} from {spark.marts}.{table}")
+        lake = spark.model_rows(f"select {listed} from {spark.marts}.{table}")
         listed = listed.replace("`", '"')
         file = duck.rows(f"select {listed} from {duck.marts}.{table}")
         lake, file = sorted(map(_plain, lake), key=repr), sorted(map(_plain, file), key=repr)

@@ -355,6 +355,17 @@ class Spark(Postgres):
         return self.subscriber_count() is not None
 
     def model_rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._session() as cursor:
+            cursor.execute(query, list(parameters) or None)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    def run_by_spark(self, statement: str) -> None:
+        """Run a statement that returns nothing by Spark, rather than in the catalog's database."""
+        with self._session() as cursor:
+            cursor.execute(statement)
+
+    @contextmanager
+    def _session(self) -> Iterator[Any]:
         from pyhive import hive
 
         connection = hive.connect(
@@ -364,8 +375,7 @@ class Spark(Postgres):
             configuration={"spark.sql.session.timeZone": "UTC"},
         )
         with closing(connection), closing(connection.cursor()) as cursor:
-            cursor.execute(query, list(parameters) or None)
-            return [tuple(row) for row in cursor.fetchall()]
+            yield cursor
 
     def subscriber_count(self) -> int | None:
         from pyiceberg.exceptions import NoSuchTableError

@@ -12,6 +12,7 @@ from mixpanel_pipeline.runs.progress import Progress
 from mixpanel_pipeline.runs.run import Run
 from mixpanel_pipeline.runs.summary import Summary, new_run_id
 from mixpanel_pipeline.runs.transform import dbt_folders
+from mixpanel_pipeline.settings import check_settings
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration, load_configuration
 from mixpanel_pipeline.source.errors import ConfigurationError
@@ -54,7 +55,7 @@ def sync(
     now, run_id = now or datetime.now(UTC), run_id or new_run_id()
     mode: Mode = "full_refresh" if full_refresh else "backfill" if backfill else "incremental"
     with _refusals_told(settings, warehouse, run_id=run_id, now=now, mode=mode):
-        warehouse = warehouse or open_warehouse(None)
+        warehouse = warehouse or _configured_warehouse()
         settings = None if skip_load else settings or load_configuration()
         if settings is not None and not skip_transform:
             refuse_list_that_lacks(settings.event_names)
@@ -116,7 +117,8 @@ def audit(
     """
     now, run_id = now or datetime.now(UTC), run_id or new_run_id()
     with _refusals_told(settings, warehouse, run_id=run_id, now=now, mode="audit"):
-        warehouse, settings = warehouse or open_warehouse(None), settings or load_configuration()
+        warehouse = warehouse or _configured_warehouse()
+        settings = settings or load_configuration()
     run = Run(warehouse, settings, "audit", now=now, run_id=run_id, progress=progress)
     found = Audit("impossible", error="Another sync is running: try again when it has ended.")
 
@@ -133,6 +135,12 @@ def audit(
     is_differing = found.status == "differing"
     tell(run, differing=len(found.to_look_at) if is_differing else 0)
     return found
+
+
+def _configured_warehouse() -> Warehouse:
+    """For who leaves it to the configuration, of which all is to be right then."""
+    check_settings()
+    return open_warehouse(None)
 
 
 def _perform(run: Run, steps: Callable[[], None]) -> None:
