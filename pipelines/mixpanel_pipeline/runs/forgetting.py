@@ -48,7 +48,8 @@ def forget(
 
     In one transaction their events, profiles, rejected lines that name them, counts and evidence
     go, and keyed hashes of their ids are entered in `suppressed_ids`. How much it was, without the
-    ids, is recorded in `forgotten`. It may be done again for the same ids.
+    ids, is recorded in `forgotten`. It may be done again for the same ids. Those that turned out
+    meanwhile to be of people who were forgotten before are forgotten too.
 
     Args:
         warehouse: Where they are.
@@ -75,6 +76,8 @@ def forget(
             suppressed_ids.prepare(warehouse)
             # What a load left that did not complete is theirs too.
             NewEvents(warehouse).remove_unfinished()
+            if not dry_run:
+                forget_linked(warehouse, secret)
             return _forgotten(warehouse, theirs, secret, dry_run=dry_run)
 
 

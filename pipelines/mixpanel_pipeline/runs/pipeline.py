@@ -78,6 +78,8 @@ def sync(
                 failure = run.load_profiles()
         if not skip_transform:
             run.transform(full_refresh=full_refresh)
+        else:
+            run.tell_linked()
         if failure is not None:
             raise failure
 

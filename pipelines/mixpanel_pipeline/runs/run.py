@@ -329,8 +329,22 @@ class Run:
         if removal_in_steps.finish(self.warehouse) is not None:
             logger.warning("A removal that was interrupted is finished now.")
 
+    def tell_linked(self) -> None:
+        """Tell of ids that may have to be forgotten, where this run is not one that does it."""
+        with self.warehouse.kept_open():
+            number = suppressed_ids.linked(self.warehouse)
+        if number:
+            logger.warning(
+                "%d ids may be of people who were forgotten, and are not forgotten yet: a sync "
+                "that loads and builds does that, and so does `%s forget` of any id.",
+                number,
+                project.COMMAND,
+            )
+
     def _forget_linked(self) -> None:
         """See `forget_linked`."""
+        if self._settings is None:
+            self.tell_linked()
         if self._suppression is None:
             return
         found = forget_linked(self.warehouse, self.settings.hash_secret)

@@ -80,6 +80,14 @@ def keep_linked(warehouse: Warehouse, ids: Collection[str]) -> None:
     warehouse.execute_held([(insertion, [one, one]) for one in sorted(ids)])
 
 
+def linked(warehouse: Warehouse) -> int:
+    """How many ids may have to be forgotten as well."""
+    if not warehouse.has_table(warehouse.raw, LINKED):
+        return 0
+    number: int = warehouse.value(f"select count(*) from {warehouse.raw}.{LINKED}")
+    return number
+
+
 def entries(ids: list[str], secret: str | None) -> list[str]:
     """What to enter into the table for some ids.
 
