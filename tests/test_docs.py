@@ -61,6 +61,7 @@ NOT_RUN = {
     "psql ": "tests/test_roles.py runs the script",
     "pip install mixpanel-pipeline": "needs the registry",
     "spark.sql.extensions": "make test-spark starts a cluster with these",
+    "mixpanel-pipeline maintain": "needs Spark; make test-spark does it",
     "dlt init": "needs the address of a repository",
 }
 _LINK = re.compile(r"(?<!!)\[[^]]*\]\(([^)\s]+)\)|!\[[^]]*\]\(([^)\s]+)\)")

@@ -394,13 +394,22 @@
 
 {#
     What stands in the catalog's database is seen beside the events, as views: the record of loads and
-    runs, profiles, and what identity merges told.
+    runs, profiles, and what identity merges told. They are made anew when a column came; by the
+    name of the last one is told of which columns they are, where whoever calls dbt says it.
 #}
 {% macro spark__check_dataset() %}
     {%- set raw = source('mixpanel', '_dlt_loads').schema -%}
-    {%- for row in run_query("show tables in record." ~ raw).rows if row[1] != 'events' -%}
-        {%- do mixpanel.run_statement("create or replace view " ~ raw ~ "." ~ row[1] ~ " as select * from record." ~ raw ~ "." ~ row[1]) -%}
-    {%- endfor -%}
+    {%- set seen = 'seen_' ~ env_var('DESTINATION__SPARK__RECORD', '') -%}
+    {%- set views = run_query("show views in " ~ raw).rows | map(attribute=1) | list -%}
+    {%- if seen not in views or seen == 'seen_' -%}
+        {%- for row in run_query("show tables in record." ~ raw).rows if row[1] != 'events' -%}
+            {%- do mixpanel.run_statement("create or replace view " ~ raw ~ "." ~ row[1] ~ " as select * from record." ~ raw ~ "." ~ row[1]) -%}
+        {%- endfor -%}
+        {%- for name in views if name.startswith('seen_') -%}
+            {%- do mixpanel.run_statement("drop view if exists " ~ raw ~ "." ~ name) -%}
+        {%- endfor -%}
+        {%- do mixpanel.run_statement("create or replace view " ~ raw ~ "." ~ seen ~ " as select 1 as seen") -%}
+    {%- endif -%}
     {%- set yesterday = (run_started_at - modules.datetime.timedelta(days=1)).strftime('%Y%m%d') -%}
     {%- do mixpanel.spark__drop_scratch('*__scratch_*', before=yesterday) -%}
 {% endmacro %}

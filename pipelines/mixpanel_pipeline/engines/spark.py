@@ -7,6 +7,7 @@ watermark and the record of runs are those of the engine for PostgreSQL; events 
 of their load is in that database.
 """
 
+import hashlib
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -96,7 +97,18 @@ class Spark(Postgres):
         return self._thrift | super().environment
 
     def environment_in(self, folder: Path) -> dict[str, str]:
-        return self._thrift | super().environment_in(folder)
+        # Only there: it is of now.
+        seen = {"DESTINATION__SPARK__RECORD": self._columns_of_record()}
+        return self._thrift | seen | super().environment_in(folder)
+
+    def _columns_of_record(self) -> str:
+        """Tells whether views of the record are still of its columns."""
+        told = self.rows(
+            "select table_name, column_name, data_type from information_schema.columns "
+            "where table_schema = %s order by table_name, column_name",
+            [self.raw],
+        )
+        return hashlib.md5(repr(told).encode(), usedforsecurity=False).hexdigest()
 
     @property
     def _thrift(self) -> dict[str, str]:

@@ -258,8 +258,9 @@ def _environment(variables: dict[str, str]):  # type: ignore[no-untyped-def]
         os.environ.update(before)
 
 
-# Where in a file of dbt's, and in which line of a function, says nothing that the message does not.
-_NOISE = ("compiled code at", "CONTEXT:")
+# Where in a file of dbt's, in which macro and in which line of a function, says nothing that the
+# message does not.
+_NOISE = ("compiled code at", "CONTEXT:", "> in macro", "> called by")
 
 
 def _reason(result: Any) -> str:
