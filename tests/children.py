@@ -1,14 +1,21 @@
-"""Syncs in processes of their own, to be killed, starved or raced: started in milliseconds."""
+"""Syncs and commands in processes of their own, to be killed, starved or raced, or because a
+command is the last thing that its process does: started in milliseconds.
+"""
 
+import logging
 import multiprocessing
 import os
 import resource
 import sys
+import tempfile
+import traceback
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from subprocess import CompletedProcess
+from typing import Any, NoReturn
 
 # The fork server imports this by the current folder alone: what it cannot import then, each child
 # would import for itself.
@@ -26,6 +33,7 @@ from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
 
+ROOT = Path(__file__).parents[1]
 EXIT_CODES = {"ok": 0, "failed": 1, "skipped": 3}
 
 # Imports everything once; each sync is a fork of it.
@@ -67,6 +75,90 @@ def _sync(
     summary = sync(open_warehouse(None), load_configuration(), now=now, **arguments)
     # What follows a sync is of no interest, and atexit handlers could hang where files are full.
     os._exit(EXIT_CODES[summary.status])
+
+
+def command(*arguments: str, directory: Path = ROOT) -> CompletedProcess[str]:
+    """What `python pipelines/run.py` with these arguments does, prints and ends with."""
+    return start_command(*arguments, directory=directory)()
+
+
+def plain_dbt(*arguments: str, directory: Path = ROOT) -> CompletedProcess[str]:
+    """The same for dbt as its users start it, by the environment."""
+    return _start(_plain_dbt, arguments, directory)()
+
+
+def start_command(*arguments: str, directory: Path = ROOT) -> Callable[[], CompletedProcess[str]]:
+    """Start what `command` waits for; what is returned waits for it."""
+    return _start(_command, arguments, directory)
+
+
+def _start(
+    main: Callable[[list[str]], int], arguments: tuple[str, ...], directory: Path
+) -> Callable[[], CompletedProcess[str]]:
+    outputs = tempfile.TemporaryDirectory()
+    files = Path(outputs.name, "stdout"), Path(outputs.name, "stderr")
+    process = context.Process(
+        target=_in_a_child, args=(main, list(arguments), dict(os.environ), directory, files)
+    )
+    process.start()
+
+    def wait() -> CompletedProcess[str]:
+        process.join()
+        with outputs:
+            stdout, stderr = (path.read_text(encoding="utf-8") for path in files)
+        return CompletedProcess(arguments, process.exitcode or 0, stdout, stderr)
+
+    return wait
+
+
+def _in_a_child(
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    environment: dict[str, str],
+    directory: Path,
+    files: tuple[Path, Path],
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(directory)
+    for number, path in enumerate(files, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    # What was imported before has told the root where to log.
+    logging.getLogger().handlers.clear()
+    run_context.active().reload()
+    code = 1
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _command(arguments: list[str]) -> int:
+    from mixpanel_pipeline.cli.main import main
+
+    def become_dbt(program: str, argv: list[str], environment: dict[str, str]) -> NoReturn:
+        os.environ.clear()
+        os.environ.update(environment)
+        raise SystemExit(_plain_dbt(argv[argv.index("-c") + 2 :]))
+
+    # Instead of another process, whose start takes seconds: dbt is imported already.
+    os.execve = become_dbt  # type: ignore[assignment]
+    return main(arguments)
+
+
+def _plain_dbt(arguments: list[str]) -> int:
+    from dbt.cli.main import cli
+
+    cli(arguments, prog_name="dbt")
+    return 0
 
 
 def wait_until_quiet(warehouse: Warehouse) -> None:

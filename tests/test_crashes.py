@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel, traffic
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.transform import transform
+from mixpanel_pipeline.source.configuration import load_configuration
 from tests import children, recount
 from tests.conftest import NOW
 from tests.lines import told
@@ -41,13 +43,16 @@ def test_killed_syncs_lose_nothing_and_double_nothing(warehouse, mixpanel, monke
         for seed, (instant, has_come) in enumerate(instants.items()):
             server.add(traffic(seed, now, days=3, events=4000, subscribers=50, is_small=True))
             requests = len(server.requests)
-            process = start_sync()
+            process = children.start_sync(now)
             until(process, lambda requests=requests: len(server.requests) > requests)
             until(process, has_come)
             process.kill()
-            assert process.wait() == -signal.SIGKILL, instant
-        for arguments in (["--full-refresh", "--skip-transform"], ["--skip-load"]):
-            assert start_sync(*arguments).wait() == 0
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, instant
+        children.wait_until_quiet(warehouse)
+        settings = load_configuration()
+        assert sync(warehouse, settings, full_refresh=True, skip_transform=True).status == "ok"
+        assert sync(warehouse, skip_load=True).status == "ok"
         lines = server.lines(date.min, date.max, recount.ASKED)
         loaded = recount.deliver({}, lines)
     assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(len(loaded),)]
@@ -63,13 +68,19 @@ def test_a_terminated_sync_says_so(warehouse, mixpanel, monkeypatch):
     with LocalMixpanel() as server:
         monkeypatch.setenv("SOURCES__MIXPANEL__BASE_URL", server.url)
         server.fail(Fault.STALL, seconds=60)
-        process = start_sync(stderr=subprocess.PIPE)
-        until(process, lambda: server.requests)
+        process = subprocess.Popen(
+            [sys.executable, RUN, "--json"],
+            env=os.environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        while not server.requests:
+            assert process.poll() is None, "the sync ended before"
+            time.sleep(0.001)
         process.terminate()
-        line = "error: Interrupted. It is safe to run again."
-        assert told(process.stderr.read().decode()) == [line]
-        process.stderr.close()
-        assert process.wait() == 1
+        _, errors = process.communicate()
+        assert told(errors.decode()) == ["error: Interrupted. It is safe to run again."]
+        assert process.returncode == 1
 
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
@@ -84,19 +95,10 @@ def test_a_database_whose_creation_was_cut_off_is_created_again(
     assert run_sync(skip_transform=True).events_new == 1
 
 
-def start_sync(*arguments, stderr=None):
-    return subprocess.Popen(
-        [sys.executable, RUN, "--json", *arguments],
-        env=os.environ,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-    )
-
-
 def until(process, condition):
     """Wait for something that the process does while it runs."""
     while not condition():
-        assert process.poll() is None, "the sync ended before"
+        assert process.is_alive(), "the sync ended before"
         time.sleep(0.001)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import children
 from tests.conftest import NOW
 from tests.lines import told
-from tests.warehouses import subscribers
+from tests.warehouses import rows, subscribers
 
 ROOT = Path(__file__).parents[1]
 PROJECT = ROOT / "dbt_project"
@@ -38,8 +39,7 @@ def call(command, *arguments, directory=ROOT):
     )
 
 
-def dbt(*arguments, command=COMMAND, directory=ROOT):
-    done = call(command, *arguments, directory=directory)
+def succeeded(done):
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -74,7 +74,7 @@ def in_toml_files(warehouse, monkeypatch, tmp_path):
 def test_the_command_passes_the_connection_on_from_anywhere(
     warehouse, loaded, in_toml_files, tmp_path
 ):
-    dbt("run", directory=tmp_path)
+    succeeded(children.command("dbt", "run", directory=tmp_path))
     assert set(subscribers(warehouse)) == {"ada"}
 
 
@@ -86,7 +86,7 @@ def test_the_command_gives_dbts_own_exit_code_and_output(warehouse):
 
 def test_the_command_without_a_connection_says_what_to_set(monkeypatch):
     monkeypatch.setenv("DESTINATION_TYPE", "postgres")
-    done = call(COMMAND, "run")
+    done = children.command("dbt", "run")
     assert done.returncode == 2
     (error,) = told(done.stderr, "ERROR")
     assert "DESTINATION__POSTGRES__CREDENTIALS__HOST" in error
@@ -104,7 +104,13 @@ def test_the_command_without_a_connection_says_what_to_set(monkeypatch):
     indirect=["warehouse"],
 )
 def test_plain_dbt_works_by_the_environment(warehouse, loaded, command):
-    dbt("run", command=command, directory=PROJECT)
+    if command != PLAINLY:
+        succeeded(call(command, "run", "--select", "stg_mixpanel__events", directory=PROJECT))
+        assert rows(warehouse, "select distinct_id from mixpanel.stg_mixpanel__events") == [
+            ("ada",)
+        ]
+        return
+    succeeded(call(command, "run", directory=PROJECT))
     assert set(subscribers(warehouse)) == {"ada"}
 
 
@@ -114,13 +120,13 @@ def test_plain_dbt_from_the_root_finds_a_relative_path(warehouse, loaded, monkey
         monkeypatch.delenv("DESTINATION__DUCKDB__CREDENTIALS")
         monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS__DATABASE", path)
     folders = ("--project-dir", "dbt_project", "--profiles-dir", "dbt_project")
-    dbt("run", *folders, command=PLAINLY)
+    succeeded(children.plain_dbt("run", *folders))
     assert set(subscribers(warehouse)) == {"ada"}
 
 
 def test_plain_dbt_never_creates_another_database(warehouse, loaded, in_toml_files):
     before = set(ROOT.iterdir())
-    done = call(PLAINLY, "run", directory=PROJECT)
+    done = children.plain_dbt("run", directory=PROJECT)
     assert done.returncode != 0
     assert "Env var required but not provided" in done.stdout + done.stderr
     assert set(ROOT.iterdir()) == before
@@ -128,7 +134,9 @@ def test_plain_dbt_never_creates_another_database(warehouse, loaded, in_toml_fil
 
 def test_a_whole_build_passes_with_every_test(warehouse, loaded):
     # What is loaded happened long ago.
-    output = dbt("--warn-error", "build", "--exclude", "tag:freshness")
+    output = succeeded(
+        children.command("dbt", "--warn-error", "build", "--exclude", "tag:freshness")
+    )
     assert "ERROR=0" in output
     assert "unit_test" in output or "PASS" in output
 
@@ -137,6 +145,6 @@ def test_a_rebuild_equals_what_was_added_up(warehouse, loaded, mixpanel, run_syn
     mixpanel.add([SESSION])
     run_sync()
     before = subscribers(warehouse)
-    dbt("run", "--full-refresh")
+    succeeded(children.command("dbt", "run", "--full-refresh"))
     assert subscribers(warehouse) == before
     assert before["ada"]["app_sessions"] == 2

@@ -71,7 +71,7 @@ def on_waiting(action):
 @pytest.fixture
 def loaded(mixpanel, run_sync):
     mixpanel.add([SESSION])
-    assert run_sync().status == "ok"
+    assert run_sync(skip_transform=True).status == "ok"
 
 
 @pytest.mark.parametrize("read_only", [True, False])
@@ -83,9 +83,8 @@ def test_a_sync_waits_for_whoever_has_the_file_open(
         another_process(warehouse.path, read_only=read_only) as reader,
         on_waiting(reader.stdin.close) as waiting,
     ):
-        assert run_sync().events_new == 1
+        assert run_sync(skip_transform=True).events_new == 1
     assert [str(reader.pid) in told for told in waiting.told] == [True]
-    assert subscribers(warehouse)["ada"]["app_sessions"] == 2
 
 
 @pytest.mark.parametrize("step", ["the load", "the models", "the end"])
@@ -108,15 +107,17 @@ def test_a_reader_may_come_at_any_time_of_a_sync(
 
     monkeypatch.setattr(Run, methods[step], with_a_reader)
     with on_waiting(leave) as waiting:
-        assert run_sync().status == "ok"
+        assert run_sync(skip_transform=step == "the load").status == "ok"
     assert len(waiting.told) == 1
-    assert subscribers(warehouse)["ada"]["app_sessions"] == 2
+    assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(2,)]
+    if step != "the load":
+        assert subscribers(warehouse)["ada"]["app_sessions"] == 2
 
 
 def test_who_keeps_the_file_open_for_too_long_is_named(loaded, warehouse, run_sync):
     warehouse.lock_wait_seconds = 0
     with another_process(warehouse.path, read_only=True) as reader:
-        summary = run_sync()
+        summary = run_sync(skip_transform=True)
         reader.stdin.close()
     assert summary.status == "failed"
     assert f"PID {reader.pid}" in summary.error
@@ -127,9 +128,9 @@ def test_who_keeps_the_file_open_for_too_long_is_named(loaded, warehouse, run_sy
 def test_a_run_that_could_not_open_the_file_is_entered_by_the_next(loaded, warehouse, run_sync):
     warehouse.lock_wait_seconds = 0
     with another_process(warehouse.path, read_only=True) as reader:
-        error = run_sync().error
+        error = run_sync(skip_transform=True).error
         reader.stdin.close()
-    assert run_sync().status == "ok"
+    assert run_sync(skip_transform=True).status == "ok"
     assert rows(
         warehouse,
         "select status, error, finished_at is null from mixpanel_raw.sync_runs order by id",
@@ -149,10 +150,10 @@ def test_a_run_whose_end_could_not_be_written_is_completed_by_the_next(
 
     with monkeypatch.context() as patched:
         patched.setattr(Run, "_finish", with_a_reader)
-        assert run_sync().status == "ok"
+        assert run_sync(skip_transform=True).status == "ok"
     query = "select status, finished_at is null from mixpanel_raw.sync_runs order by id"
     assert rows(warehouse, query) == [("ok", False), ("running", True)]
-    assert run_sync().status == "ok"
+    assert run_sync(skip_transform=True).status == "ok"
     assert rows(warehouse, query) == [("ok", False)] * 3
 
 
@@ -161,7 +162,7 @@ def test_the_file_can_be_opened_while_a_sync_waits_for_mixpanel(
 ):
     mixpanel.fail(Fault.STALL, seconds=60)
     requests = len(mixpanel.requests)
-    process = start_sync(NOW)
+    process = start_sync(NOW, skip_transform=True)
     while len(mixpanel.requests) == requests:
         assert process.is_alive()
     with another_process(warehouse.path, read_only=False) as other:
@@ -213,9 +214,8 @@ def test_what_cannot_be_a_duckdb_file_is_refused_at_once(
     assert "s3cret" not in said.err + said.out
 
 
-@pytest.mark.parametrize(
-    "name", ["select.duckdb", "1st.v2.duckdb", "two words", "ünï-code.duckdb", "%20{x}$.duckdb"]
-)
+# Words of SQL, digits at the beginning, and what SQL, dlt's and dbt's templates read otherwise.
+@pytest.mark.parametrize("name", ["select.duckdb", "1st two words %20{x}$ ünï-code.v2.duckdb"])
 def test_any_other_name_can_be_synced_into_twice(
     mixpanel, warehouse, run_sync, monkeypatch, tmp_path, name
 ):

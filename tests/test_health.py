@@ -6,8 +6,7 @@ from itertools import count
 
 import pytest
 
-from mixpanel_pipeline.project import DBT_PACKAGE
-from mixpanel_pipeline.runs.transform import transform
+from mixpanel_pipeline.runs.transform import call_dbt, transform
 from tests.conftest import NOW
 from tests.warehouses import rows
 
@@ -74,16 +73,8 @@ def health(warehouse, destination=None):
 def dbt(warehouse, *arguments):
     """The status of each node that dbt ran, but hooks, by its name."""
     from dbt.artifacts.schemas.results import ExecutionResult
-    from dbt.cli.main import dbtRunner
 
-    project = ["--project-dir", str(DBT_PACKAGE), "--profiles-dir", str(DBT_PACKAGE)]
-    done = dbtRunner().invoke(
-        ["--quiet", "--log-level-file", "none", *arguments, *project, "--target", warehouse.name]
-    )
-    if warehouse.name == "duckdb":
-        from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-
-        DuckDBConnectionManager.close_all_connections()
+    done = call_dbt(warehouse, arguments)
     assert isinstance(done.result, ExecutionResult), done.exception
     nodes = [result for result in done.result if result.node.resource_type != "operation"]
     return {result.node.name: str(result.status) for result in nodes}

@@ -1,15 +1,11 @@
 """On PostgreSQL, what others built on the models and were granted stays, and nobody waits."""
 
-import os
-import subprocess
-import sys
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 import yaml
 
-from mixpanel_pipeline import project
+from tests.children import start_command
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -182,23 +178,16 @@ def test_who_holds_a_view_that_must_change_is_told(mixpanel, warehouse, run_sync
     assert run_sync().error is None
 
 
-def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp_path):
+def test_two_dbt_by_hand_at_once_both_succeed(mixpanel, warehouse, run_sync, tmp_path, monkeypatch):
     mixpanel.add([event()])
     run_sync(skip_transform=True)
-    both = [
-        subprocess.Popen(
-            [sys.executable, Path(project.folder(), "pipelines/run.py"), "dbt", "run", *arguments],
-            env=os.environ | {"DBT_TARGET_PATH": str(tmp_path / f"target{number}")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-        )
-        for number, arguments in enumerate([[], ["--full-refresh"]])
-    ]
-    for process in both:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+    both = []
+    for number, arguments in enumerate([[], ["--full-refresh"]]):
+        monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / f"target{number}"))
+        both.append(start_command("dbt", "run", *arguments))
+    for ended in both:
+        done = ended()
+        assert done.returncode == 0, done.stdout
     assert subscribers(warehouse)["ada"]["app_sessions"] == 1
 
 

@@ -80,7 +80,7 @@ def counted_once(warehouse, names):
 
 def test_a_sync_that_lost_its_lock_fails_and_loads_nothing(warehouse, mixpanel, run_sync, between):
     happen(mixpanel, "ada")
-    assert run_sync().status == "ok"
+    assert run_sync(skip_transform=True).status == "ok"
     happen(mixpanel, "eve")
     # After the copy, before the completion.
     between(_PostgresClient, "complete_load", lambda: end_lock(warehouse))
@@ -104,7 +104,7 @@ def test_a_second_sync_that_takes_a_lost_lock_loads_all_and_the_first_nothing(
     warehouse, mixpanel, run_sync, between, moment
 ):
     happen(mixpanel, "ada")
-    assert run_sync().status == "ok"
+    assert run_sync(skip_transform=True).status == "ok"
     happen(mixpanel, "eve")
 
     def lose_it():

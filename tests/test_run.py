@@ -13,6 +13,7 @@ import psycopg2.extensions
 import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
+from tests import children
 from tests.lines import parsed, told
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +83,7 @@ def test_json_is_the_last_line_of_stdout_and_nothing_else_is_there(server, wareh
 
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
 def test_people_get_a_table_from_whatever_folder(server, warehouse, tmp_path):
-    done = run(directory=tmp_path)
+    done = children.command(directory=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"status +│ +ok", done.stdout)
     assert re.search(r"events_new +│ +3", done.stdout)
@@ -92,7 +93,7 @@ def test_people_get_a_table_from_whatever_folder(server, warehouse, tmp_path):
 def test_a_failure_is_one_message_without_secrets(server, warehouse, monkeypatch):
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "1")
     server.fail(Fault.GZIP_CUT)
-    done = run("--json", "--skip-transform")
+    done = children.command("--json", "--skip-transform")
     assert done.returncode == 1
     summary = json.loads(done.stdout)
     assert list(summary) == [*FIELDS, "error"]
@@ -105,7 +106,7 @@ def test_a_failure_is_one_message_without_secrets(server, warehouse, monkeypatch
 @pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
 def test_a_refused_connection_tells_no_password(server, warehouse, monkeypatch):
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "wr0ng-pa55word")
-    done = run("--json")
+    done = children.command("--json")
     assert done.returncode == 2
     error = json.loads(done.stdout)["error"]
     assert re.search(r"password authentication failed.*Check password.*environment vari", error)
@@ -139,7 +140,7 @@ def test_a_sync_that_fails_lets_go_at_once(warehouse, monkeypatch):
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
 def test_a_second_sync_is_skipped(server, warehouse):
     with warehouse.lock():
-        done = run("--json")
+        done = children.command("--json")
     assert done.returncode == 0
     assert json.loads(done.stdout)["status"] == "skipped"
     assert f"process {os.getpid()}" in done.stderr
@@ -164,7 +165,7 @@ def test_a_second_sync_is_skipped(server, warehouse):
     ],
 )
 def test_wrong_usage(mixpanel, arguments, message):
-    done = run(*arguments)
+    done = children.command(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
     assert mixpanel.requests == []
@@ -186,7 +187,7 @@ def test_wrong_usage(mixpanel, arguments, message):
 def test_wrong_configuration(mixpanel, monkeypatch, tmp_path, name, value, message):
     monkeypatch.setenv("DESTINATION__DUCKDB__CREDENTIALS", str(tmp_path / "warehouse.duckdb"))
     monkeypatch.setenv(name, value)
-    done = run("--json")
+    done = children.command("--json")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -214,7 +215,7 @@ def test_an_audit_is_printed_where_only_ascii_can_be(server, today, monkeypatch)
 def test_what_mixpanel_refuses_is_wrong_configuration(mixpanel, monkeypatch, name, value, status):
     monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", value)
     monkeypatch.setenv("SOURCES__MIXPANEL__PARALLEL_DOWNLOADS", "1")
-    done = run("--json")
+    done = children.command("--json")
     assert done.returncode == 2
     assert f"Mixpanel answered {status}" in done.stderr
     assert "wr0ng" not in done.stdout + done.stderr
@@ -232,7 +233,7 @@ def test_a_settings_file_that_is_no_toml_is_told_in_one_line(mixpanel, tmp_path)
 
 
 def test_a_connection_that_is_not_configured_is_said(mixpanel):
-    done = run("--destination", "postgres")
+    done = children.command("--destination", "postgres")
     assert done.returncode == 2
     assert "DESTINATION__POSTGRES__CREDENTIALS__HOST" in done.stderr
 

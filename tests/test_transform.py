@@ -18,20 +18,13 @@ def event(who="ada", **properties):
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("DBT_EMPTY", "true"),
-        ("DBT_ENGINE_EMPTY", "true"),
-        ("DBT_RESOURCE_TYPES", "test"),
-        ("DBT_EXCLUDE_RESOURCE_TYPES", "model"),
-    ],
-)
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
-def test_a_setting_of_dbt_leaves_no_event_uncounted(
-    mixpanel, warehouse, run_sync, monkeypatch, name, value
-):
-    monkeypatch.setenv(name, value)
+def test_a_setting_of_dbt_leaves_no_event_uncounted(mixpanel, warehouse, run_sync, monkeypatch):
+    # By any of them alone, the event would not be counted.
+    monkeypatch.setenv("DBT_EMPTY", "true")
+    monkeypatch.setenv("DBT_ENGINE_EMPTY", "true")
+    monkeypatch.setenv("DBT_RESOURCE_TYPES", "test")
+    monkeypatch.setenv("DBT_EXCLUDE_RESOURCE_TYPES", "model")
     mixpanel.add([event()])
     assert run_sync().error is None
     assert subscribers(warehouse)["ada"]["app_sessions"] == 1
@@ -67,17 +60,23 @@ def test_a_sync_writes_nothing_into_the_checkout(
     assert list((tmp_path / "dlt" / "dbt").glob("*/target/partial_parse.msgpack"))
 
 
-def test_a_model_that_fails_is_told_once(mixpanel, warehouse, run_sync, capfd):
+def test_a_model_that_fails_is_told_once_and_the_load_is_kept(mixpanel, warehouse, run_sync, capfd):
     mixpanel.add([event()])
     run_sync()
     warehouse.execute("delete from mixpanel.counted_loads")
+    mixpanel.add([event("eve")])
     capfd.readouterr()
     summary = run_sync()
     printed = "".join(capfd.readouterr())
     assert "does not say which loads" not in printed
+    assert (summary.status, summary.events_new) == ("failed", 1)
+    assert "dbt build failed: subscriber_days: " in str(summary.error)
+    assert "--full-refresh" in str(summary.error)
     assert str(summary.error).count("does not say which loads") == 1
     assert "is counted by the next sync" in str(summary.error)
     assert "compiled code" not in str(summary.error)
+    assert run_sync(full_refresh=True).status == "ok"
+    assert set(subscribers(warehouse)) == {"ada", "eve"}
 
 
 def test_a_test_that_fails_after_its_model_says_that_all_is_counted(

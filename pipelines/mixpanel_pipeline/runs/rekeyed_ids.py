@@ -115,10 +115,13 @@ def unknown(warehouse: Warehouse, delivered: Sequence[Path], links: Sequence[Pat
 
 def _told(delivered: Sequence[Path], links: Sequence[Path]) -> pa.Table:
     """The pairs of some files, each once."""
+    has_rekeyed = _has_rekeyed(delivered)
+    if not has_rekeyed and not links:
+        return LINKS.empty_table()
     with closing(duckdb.connect(config={"memory_limit": KEYS_MEMORY})) as connection:
         connection.execute("set timezone = 'UTC'")
         queries = []
-        if _has_rekeyed(delivered):
+        if has_rekeyed:
             view_delivered(connection, delivered)
             queries.append(
                 f"select {_BEFORE}, distinct_id, min(occurred_at) as occurred_at, "
@@ -132,8 +135,6 @@ def _told(delivered: Sequence[Path], links: Sequence[Path]) -> pa.Table:
                 "min(occurred_at) as occurred_at, 'device' as evidence "
                 f"from read_parquet([{files}]) where device_id <> user_id group by all"
             )
-        if not queries:
-            return LINKS.empty_table()
         return connection.sql(" union all ".join(queries)).to_arrow_table()
 
 

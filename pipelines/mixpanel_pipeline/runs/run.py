@@ -94,6 +94,7 @@ class Run:
         self._runs = SyncRuns(warehouse)
         self._is_entered = False
         self._event_names: str | None = None
+        self._absent: list[str] | None = None
         self.denied: frozenset[str] = frozenset()
         self._started = time.monotonic()
         self._transform_seconds: float | None = None
@@ -221,11 +222,11 @@ class Run:
             since=lacks.since if lacks else None,
             recorded=self._recorded,
         )
-        # Tables of which it says nothing are made by later versions alone.
-        if self.loaded.mode in ("first", "full_refresh"):
-            with self.warehouse.kept_open():
+        with self.warehouse.kept_open():
+            # Tables of which it says nothing are made by later versions alone.
+            if self.loaded.mode in ("first", "full_refresh"):
                 describe(self.warehouse)
-        self._tell_missing()
+            self._tell_missing()
 
     def load_backfill(self, days: Window) -> None:
         """Load `days`, from where a backfill of the same days and events came to."""
@@ -246,11 +247,7 @@ class Run:
         Once for a list of names: who changes it may have mistyped another one, and the events of
         a table are searched for a name no more often than that.
         """
-        if not self._is_entered:
-            return
-        with self.warehouse.kept_open():
-            absent = self.unchecked_names(self._runs)
-        if absent is not None and tell_unknown(self.client, absent):
+        if self._absent is not None and tell_unknown(self.client, self._absent):
             names = described(names_to_check(self.events))
             self._runs.update(self.summary.run_id, names_checked=names)
 
@@ -358,6 +355,8 @@ class Run:
     def _tell_missing(self) -> None:
         with self.warehouse.kept_open():
             lacks = missing(self.warehouse, self.events)
+            # Here, as the database need not be opened for it once more.
+            self._absent = self.unchecked_names(self._runs)
         if lacks is not None:
             self.summary.days_missing, self.summary.missing_since = lacks.days, lacks.since
             logger.warning("%s: --full-refresh loads them.", lacks)
