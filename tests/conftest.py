@@ -12,7 +12,6 @@ from zlib import crc32
 
 import pytest
 import yaml
-from dbt_common.behavior_flags import BehaviorFlagRendered
 from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
@@ -23,10 +22,9 @@ from mixpanel_pipeline.runs.summary import Summary
 from mixpanel_pipeline.source import budget
 from mixpanel_pipeline.source.configuration import load_configuration
 from tests.postgresql import Server, postgresql_server
+from tests.same_again import work_out_once
 
-# dbt looks through the whole stack for the name of a module, for each flag of an adapter and each
-# time that it is called, and pytest's stack is deep.
-BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
+work_out_once()
 
 # The clock of most tests.
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)

@@ -74,9 +74,7 @@ def test_a_terminated_sync_says_so(warehouse, mixpanel, monkeypatch):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
-        while not server.requests:
-            assert process.poll() is None, "the sync ended before"
-            time.sleep(0.001)
+        until(process, lambda: server.requests)
         process.terminate()
         _, errors = process.communicate()
         assert told(errors.decode()) == ["error: Interrupted. It is safe to run again."]
@@ -98,7 +96,8 @@ def test_a_database_whose_creation_was_cut_off_is_created_again(
 def until(process, condition):
     """Wait for something that the process does while it runs."""
     while not condition():
-        assert process.is_alive(), "the sync ended before"
+        ended = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+        assert ended is None, "the sync ended before"
         time.sleep(0.001)
 
 

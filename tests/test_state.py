@@ -82,23 +82,41 @@ def of_another_cursor(stored):
     return compress_state(state)
 
 
+def of_another_type(stored):
+    state: Any = decompress_state(stored)
+    cursor = state["sources"]["mixpanel"]["resources"]["events"]["incremental"]["occurred_at"]
+    cursor["last_value"] = "yesterday"
+    return compress_state(state)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda stored: "no state",
+        lambda stored: "",
         lambda stored: stored[: len(stored) // 2],
         lambda stored: compress_state({}),
         of_another_form,
         of_another_cursor,
+        of_another_type,
     ],
-    ids=["no state", "half a state", "empty", "another form", "another cursor"],
+    ids=[
+        "no state",
+        "no text",
+        "half a state",
+        "empty",
+        "another form",
+        "another cursor",
+        "another type",
+    ],
 )
 def test_an_unreadable_state_is_kept_aside(mixpanel, warehouse, run_sync, caplog, change):
-    mixpanel.add([event(NOW)])
+    mixpanel.add([event(NOW), event(NOW - 30 * DAY)])
     run_sync(skip_transform=True)
     damaged = damage(warehouse, change)
     summary = run_sync(skip_transform=True)
     assert (summary.status, summary.mode, summary.events_new) == ("ok", "first", 0)
+    assert "watermark cannot be read" in caplog.text
     assert "_dlt_pipeline_state_unreadable" in caplog.text
     kept = "select state, set_aside_at from mixpanel_raw._dlt_pipeline_state_unreadable"
     assert rows(warehouse, kept) == [(damaged, NOW)]

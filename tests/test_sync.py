@@ -1,13 +1,10 @@
 """Syncs into real databases: what they load, what they leave, and what they say."""
 
 import json
-import logging
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import pytest
-from dlt.common.versioned_state import compress_state, decompress_state
 
 import mixpanel_pipeline
 from local_mixpanel import Fault
@@ -232,45 +229,6 @@ def test_a_sync_leaves_no_working_files(mixpanel, run_sync, tmp_path):
     mixpanel.add([event()])
     run_sync(skip_transform=True)
     assert [path for path in (tmp_path / "dlt").rglob("*") if path.is_file()] == []
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        pytest.param("update mixpanel_raw._dlt_pipeline_state set state = 'no state'", id="blob"),
-        pytest.param("update mixpanel_raw._dlt_pipeline_state set state = ''", id="empty"),
-    ],
-)
-def test_an_unreadable_watermark_means_the_full_window_again(
-    mixpanel, warehouse, run_sync, caplog, damage
-):
-    mixpanel.add([event(), event(who="bob", ago=timedelta(days=30))])
-    run_sync(skip_transform=True)
-    warehouse.execute(damage)
-    with caplog.at_level(logging.WARNING):
-        summary = run_sync(skip_transform=True)
-    assert (summary.status, summary.mode, summary.events_new) == ("ok", "first", 0)
-    assert "cannot be read" in caplog.text
-    assert run_sync(skip_transform=True).mode == "incremental"
-    assert count(warehouse) == 2
-
-
-def test_a_watermark_of_another_type_means_the_full_window_again(
-    mixpanel, warehouse, run_sync, caplog
-):
-    mixpanel.add([event()])
-    run_sync(skip_transform=True)
-    ((stored,),) = rows(warehouse, "select state from mixpanel_raw._dlt_pipeline_state")
-    state: Any = decompress_state(stored)
-    cursor = state["sources"]["mixpanel"]["resources"]["events"]["incremental"]["occurred_at"]
-    cursor["last_value"] = "yesterday"
-    warehouse.execute(
-        f"update mixpanel_raw._dlt_pipeline_state set state = '{compress_state(state)}'",
-    )
-    with caplog.at_level(logging.WARNING):
-        assert run_sync(skip_transform=True).mode == "first"
-    assert "watermark cannot be read" in caplog.text
-    assert run_sync(skip_transform=True).mode == "incremental"
 
 
 def test_the_events_to_load_can_be_chosen(mixpanel, warehouse, run_sync, monkeypatch):
