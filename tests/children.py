@@ -2,6 +2,7 @@
 command is the last thing that its process does: started in milliseconds.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -32,6 +33,12 @@ from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
+from tests.same_again import work_out_once
+
+work_out_once()
+# As the command does, and what is imported here is there to stay in each child.
+gc.freeze()
+gc.set_threshold(20_000)
 
 ROOT = Path(__file__).parents[1]
 EXIT_CODES = {"ok": 0, "failed": 1, "skipped": 3}

@@ -16,7 +16,7 @@ from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline import declaration, project
-from mixpanel_pipeline.engines import Warehouse, open_warehouse
+from mixpanel_pipeline.engines import DuckDB, Warehouse, open_warehouse
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.summary import Summary
 from mixpanel_pipeline.source import budget
@@ -118,6 +118,32 @@ def run_sync(mixpanel: LocalMixpanel, warehouse: Warehouse) -> Callable[..., Sum
         return sync(warehouse, load_configuration(), now=now, **arguments)
 
     return run_sync
+
+
+@pytest.fixture
+def built(
+    request: pytest.FixtureRequest,
+    warehouse: Warehouse,
+    run_sync: Callable[..., Summary],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The models are there, of a project in which nothing has happened yet.
+
+    Their first build takes twice as long as another one, and is done once for all who do not care.
+    """
+    kept = tmp_path_factory.getbasetemp() / f"built-{warehouse.name}"
+    if not kept.exists():
+        assert run_sync().status == "ok"
+    if isinstance(warehouse, DuckDB):
+        shutil.copyfile(*((kept, warehouse.path) if kept.exists() else (warehouse.path, kept)))
+        return
+    server: Server = request.getfixturevalue("postgresql")
+    if kept.exists():
+        server.drop_database(_DATABASE)
+        server.create_database(_DATABASE, template="built")
+    else:
+        server.create_database("built", template=_DATABASE)
+        kept.touch()
 
 
 @pytest.fixture

@@ -35,8 +35,9 @@ class Server:
     password: str = field(repr=False)
     _control: Callable[[str], None] = field(repr=False)
 
-    def create_database(self, name: str) -> None:
-        self._execute("create database {}", name)
+    def create_database(self, name: str, template: str = "template1") -> None:
+        """Creates the database `name`, as `template` is, to which nobody may be connected."""
+        self._execute("create database {} template {}", name, template)
 
     def drop_database(self, name: str) -> None:
         """Drops the database `name` and ends its connections."""
@@ -79,9 +80,9 @@ class Server:
         """
         self._control("restart")
 
-    def _execute(self, statement: str, name: str) -> None:
+    def _execute(self, statement: str, *names: str) -> None:
         with closing(self.connect("postgres")) as connection, connection.cursor() as cursor:
-            cursor.execute(sql.SQL(statement).format(sql.Identifier(name)))
+            cursor.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
 
 @contextmanager

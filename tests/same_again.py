@@ -19,7 +19,7 @@ from dlt.common.configuration.specs import BaseConfiguration
 
 
 def work_out_once() -> None:
-    """Have this process, and not those that it starts, do so."""
+    """Have this process and its forks do so."""
     for owner, name, instead in (
         # dbt looks through the whole stack for the name of a module, for each flag of an adapter
         # and each time that it is called, and pytest's stack is deep.

@@ -41,7 +41,8 @@ def builds(monkeypatch):
 
 
 @pytest.fixture
-def synced(mixpanel, run_sync, builds):
+def synced(built, mixpanel, run_sync, builds):
+    builds.clear()
     mixpanel.add([event()])
     assert run_sync().status == "ok"
     assert len(builds) == 1

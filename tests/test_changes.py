@@ -20,6 +20,7 @@ def event(name="$ae_session", who="ada", **properties):
     return {"event": name, "properties": {"time": time, "distinct_id": who} | properties}
 
 
+@pytest.mark.usefixtures("built")
 def test_a_new_metric_is_counted_after_a_full_refresh(mixpanel, warehouse, run_sync, metrics):
     mixpanel.add([event(), event("Signed Up"), event("Signed Up", who="eve")])
     assert run_sync().status == "ok"
@@ -37,6 +38,7 @@ def test_a_new_metric_is_counted_after_a_full_refresh(mixpanel, warehouse, run_s
     assert run_sync().status == "ok"
 
 
+@pytest.mark.usefixtures("built")
 def test_a_renamed_metric_keeps_its_counts_after_a_full_refresh(
     mixpanel, warehouse, run_sync, metrics
 ):
@@ -70,6 +72,7 @@ def test_a_raw_dataset_of_an_older_version_is_gone_on_with(mixpanel, warehouse, 
     assert rows(warehouse, "select status from mixpanel_raw.sync_runs") == [("ok",)]
 
 
+@pytest.mark.usefixtures("built")
 def test_a_load_that_is_recorded_twice_is_counted_once(mixpanel, warehouse, run_sync):
     mixpanel.add([event()])
     run_sync()
@@ -78,6 +81,7 @@ def test_a_load_that_is_recorded_twice_is_counted_once(mixpanel, warehouse, run_
     assert subscribers(warehouse)["ada"]["app_sessions"] == 1
 
 
+@pytest.mark.usefixtures("built")
 def test_counts_of_loads_that_a_backup_lacks_are_not_added_to(mixpanel, warehouse, run_sync):
     """Only the raw dataset was restored, to a time before the last load."""
     mixpanel.add([event()])
@@ -110,6 +114,7 @@ def dbt_run(warehouse):
     return None
 
 
+@pytest.mark.usefixtures("built")
 def test_dbt_alone_does_not_count_events_anew_that_were_never_loaded(
     mixpanel, warehouse, run_sync, metrics
 ):
@@ -135,6 +140,7 @@ def test_dbt_alone_does_not_count_events_anew_that_were_never_loaded(
     assert subscribers(warehouse)["ada"]["sign_ups"] == 2
 
 
+@pytest.mark.usefixtures("built")
 def test_a_metric_of_loaded_events_is_counted_without_loading(
     mixpanel, warehouse, run_sync, metrics
 ):

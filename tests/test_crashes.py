@@ -112,7 +112,7 @@ def stored(warehouse):
 
 
 @pytest.fixture
-def two_loads(mixpanel, run_sync):
+def two_loads(built, mixpanel, run_sync):
     """A load of an event of yesterday, and one that brings an event of today."""
     for who, moment in (("ada", NOW - timedelta(days=1)), ("eve", NOW)):
         properties = {"time": int(moment.timestamp()), "distinct_id": who, "$insert_id": who}

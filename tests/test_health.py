@@ -81,8 +81,8 @@ def dbt(warehouse, *arguments):
 
 
 @pytest.fixture
-def loaded(mixpanel, warehouse, run_sync):
-    """One event is loaded, nothing is built, and no run is on record."""
+def loaded(built, mixpanel, warehouse, run_sync):
+    """One event is loaded and not yet counted, and no run is on record."""
     mixpanel.add([event(NOW)])
     assert run_sync(skip_transform=True).events_new == 1
     warehouse.execute("delete from mixpanel_raw.sync_runs")

@@ -54,6 +54,7 @@ def variables(dbt_project: Path):
     return change
 
 
+@pytest.mark.usefixtures("built")
 def test_what_somebody_did_before_signing_up_is_theirs(mixpanel, warehouse, run_sync):
     mixpanel.add([event(DEVICE, minutes) for minutes in range(60, 65)] + [event("bob")])
     assert run_sync().error is None
@@ -68,6 +69,7 @@ def test_what_somebody_did_before_signing_up_is_theirs(mixpanel, warehouse, run_
     assert subscribers(warehouse) == counted
 
 
+@pytest.mark.usefixtures("built")
 def test_a_device_is_of_who_signed_in_first_though_that_comes_late(mixpanel, warehouse, run_sync):
     mixpanel.add([event(DEVICE, 90), signed_in("ada", 30)])
     run_sync()
@@ -86,6 +88,7 @@ def test_a_device_is_of_who_signed_in_first_though_that_comes_late(mixpanel, war
     assert subscribers(warehouse) == counted
 
 
+@pytest.mark.usefixtures("built")
 def test_a_copy_of_a_loaded_event_tells_who_it_was(mixpanel, warehouse, run_sync):
     mixpanel.add([event(DEVICE, 30), event("ada", 20)])
     run_sync()
@@ -114,6 +117,7 @@ def test_a_database_of_the_last_version_learns_who_is_who(mixpanel, warehouse, r
     assert sessions(warehouse) == {"ada": 2, "bob": 1}
 
 
+@pytest.mark.usefixtures("built")
 def test_evidence_of_every_kind_connects_and_junk_does_not(mixpanel, warehouse, run_sync):
     said = [
         event("x", name="$identify", more={"$anon_id": "anon", "$identified_id": "user"}),
@@ -204,6 +208,7 @@ def linked(user: str, minutes_ago: int, device: str = "d1"):
     return event(user, minutes_ago, "Logged In", {"$device_id": device, "$user_id": user})
 
 
+@pytest.mark.usefixtures("built")
 def test_events_that_nobody_asked_for_tell_who_is_who(
     mixpanel, warehouse, run_sync, evidence_of_all_events
 ):

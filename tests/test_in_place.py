@@ -9,7 +9,10 @@ from tests.children import start_command
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
-pytestmark = pytest.mark.parametrize("warehouse", ["postgres"], indirect=True)
+pytestmark = [
+    pytest.mark.parametrize("warehouse", ["postgres"], indirect=True),
+    pytest.mark.usefixtures("built"),
+]
 
 VIEWS = ("stg_mixpanel__events", "event_lateness", "subscriber_windows", "sync_health")
 

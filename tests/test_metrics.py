@@ -134,6 +134,7 @@ def test_counts_that_databases_have_are_added_to(mixpanel, warehouse, run_sync):
     assert found == [(last_version[warehouse.name],)]
 
 
+@pytest.mark.usefixtures("built")
 def test_ones_own_metrics_may_replace_the_shipped(mixpanel, warehouse, run_sync, metrics):
     # Words of SQL, and columns of the events that are counted.
     words = ["order", "select", "user", "count", "event", "properties", "stored", "added", "end"]
@@ -160,6 +161,7 @@ def test_ones_own_metrics_may_replace_the_shipped(mixpanel, warehouse, run_sync,
     assert subscribers(warehouse)["ada"]["order"] == 3
 
 
+@pytest.mark.usefixtures("built")
 def test_metrics_may_be_taken_away(mixpanel, warehouse, run_sync, metrics):
     mixpanel.add([event(), event("BankAccountLinked")])
     assert run_sync().status == "ok"

@@ -21,7 +21,7 @@ def event(who, name="$ae_session", hours_ago=0, **properties):
 
 
 @pytest.fixture
-def counted(mixpanel, warehouse, run_sync):
+def counted(built, mixpanel, warehouse, run_sync):
     """Two subscribers, of two loads."""
     mixpanel.add([event("ada", hours_ago=1), event("eve"), event("ada", "SubscriptionCreated")])
     assert run_sync(skip_transform=True).error is None

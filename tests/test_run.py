@@ -249,7 +249,7 @@ def test_help_explains_every_option_and_exit_code():
 
 def test_the_demo_shows_equal_counts(monkeypatch):
     database = ROOT / "demo.duckdb"
-    done = run("demo")
+    done = children.command("demo")
     assert done.returncode == 0, done.stderr
     assert "subscribers are equal to the server's own" in done.stdout
     assert database.exists()

@@ -60,6 +60,7 @@ def test_a_sync_writes_nothing_into_the_checkout(
     assert list((tmp_path / "dlt" / "dbt").glob("*/target/partial_parse.msgpack"))
 
 
+@pytest.mark.usefixtures("built")
 def test_a_model_that_fails_is_told_once_and_the_load_is_kept(mixpanel, warehouse, run_sync, capfd):
     mixpanel.add([event()])
     run_sync()
@@ -79,6 +80,7 @@ def test_a_model_that_fails_is_told_once_and_the_load_is_kept(mixpanel, warehous
     assert set(subscribers(warehouse)) == {"ada", "eve"}
 
 
+@pytest.mark.usefixtures("built")
 def test_a_test_that_fails_after_its_model_says_that_all_is_counted(
     mixpanel, warehouse, run_sync, capfd
 ):
@@ -101,6 +103,7 @@ def long_id(seed):
     return random.Random(seed).randbytes(8000).hex()
 
 
+@pytest.mark.usefixtures("built")
 def test_an_id_of_any_length_is_counted(mixpanel, warehouse, run_sync):
     ids = [long_id(1), long_id(2), "x" * 16_000]
     for _ in range(2):
