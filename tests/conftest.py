@@ -200,6 +200,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000)
 
 
+def pytest_sessionfinish() -> None:
+    # Libraries complain at the end of what is still there.
+    gc.unfreeze()
+
+
 _LONG = {"test_docs", "test_histories", "test_crashes", "test_installed"}
 # About what is decided before any database is asked: on one of them is enough, mostly on that
 # which a load takes half as long into.
