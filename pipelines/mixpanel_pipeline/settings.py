@@ -10,6 +10,9 @@ from typing import Any
 
 from dlt.common.configuration.specs import RuntimeConfiguration
 from dlt.destinations.impl.duckdb.configuration import DuckDbCredentials
+from dlt.destinations.impl.filesystem.configuration import (
+    FilesystemDestinationClientConfiguration,
+)
 
 from mixpanel_pipeline.engines.postgres_connection import Credentials
 from mixpanel_pipeline.settings_files import Key, SettingsFile, settings_files
@@ -23,6 +26,8 @@ _RUNTIME = ("runtime",)
 _POSTGRES = ("destination", "postgres")
 _DUCKDB = ("destination", "duckdb")
 _SPARK = ("destination", "spark")
+_FILESYSTEM = ("destination", "filesystem")
+_NAMES = ("duckdb", "filesystem", "postgres", "spark")
 
 # What has an effect, by section. `dataset_name` is refused elsewhere unless it is the default.
 _VALID = {
@@ -33,12 +38,17 @@ _VALID = {
     (*_DUCKDB, "credentials"): tuple(DuckDbCredentials.get_resolvable_fields()),
     _POSTGRES: ("credentials",),
     _SPARK: ("warehouse", "catalog", "host", "port", "username"),
+    _FILESYSTEM: (
+        "table_format",
+        *FilesystemDestinationClientConfiguration.get_resolvable_fields(),
+    ),
     (*_POSTGRES, "credentials"): tuple(Credentials.get_resolvable_fields()),
 }
 # Sections below which a key is somebody's own: a parameter of libpq, DuckDB's pragmas.
 _OPEN = {
     (*_POSTGRES, "credentials", "query"),
     *((*_DUCKDB, "credentials", name) for name in _VALID[(*_DUCKDB, "credentials")]),
+    *((*_FILESYSTEM, name) for name in _VALID[_FILESYSTEM]),
 }
 _DESTINATIONS = ("[destination.duckdb]", "[destination.postgres]")
 # dlt's, for all pipelines; a sync runs with its own.
@@ -64,7 +74,9 @@ _OURS = {
     "destination_type": "at the top of .dlt/config.toml, above every [section]",
     **dict.fromkeys(_VALID[_SOURCE], "under [sources.mixpanel]"),
 }
-_VARIABLE = re.compile(r"SOURCES?_+MIXPANEL_+\w+|DESTINATIONS?_+(?:DUCKDB|POSTGRES)_+\w+", re.I)
+_VARIABLE = re.compile(
+    r"SOURCES?_+MIXPANEL_+\w+|DESTINATIONS?_+(?:DUCKDB|FILESYSTEM|POSTGRES)_+\w+", re.I
+)
 
 
 def check_settings() -> None:
@@ -128,9 +140,9 @@ def _table_problem(path: Key) -> str | None:
         if path[0] not in ("sources", "destination", "runtime", *_DLTS) and nearest:
             return f"[{path[0]}] is not read, write [{nearest[0]}]"
     if len(path) == 2 and path[0] in ("sources", "destination"):
-        names = ("mixpanel",) if path[0] == "sources" else ("duckdb", "postgres", "spark")
+        names = ("mixpanel",) if path[0] == "sources" else _NAMES
         nearest = get_close_matches(path[1], names, 1, 0.75)
-        if path[1] not in ("mixpanel", "duckdb", "postgres", "spark") and nearest:
+        if path[1] not in ("mixpanel", *_NAMES) and nearest:
             # What people call PostgreSQL is another word of theirs, not another destination.
             return f"[{'.'.join(path)}] is not read, write [{path[0]}.{nearest[0]}]"
     return None
@@ -254,7 +266,7 @@ def _meant(path: Key) -> Key | None:
     first = get_close_matches(path[0], ("sources", "destination"), 1, 0.75)
     if len(path) < 3 or not first:
         return None
-    names = ("mixpanel",) if first[0] == "sources" else ("duckdb", "postgres", "spark")
+    names = ("mixpanel",) if first[0] == "sources" else _NAMES
     second = get_close_matches(path[1], names, 1, 0.75)
     return (first[0], second[0], *path[2:]) if second else None
 

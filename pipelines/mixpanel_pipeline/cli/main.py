@@ -290,10 +290,13 @@ def _progress(options: argparse.Namespace) -> "Progress":
 
 
 def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summary:
-    from mixpanel_pipeline.engines import open_warehouse
+    from mixpanel_pipeline.engines import configured_destination, open_warehouse
     from mixpanel_pipeline.runs.pipeline import sync
 
     now = options.started_at
+    name = options.destination or configured_destination()
+    if name == "filesystem" and options.skip_transform:
+        return _sync_files(parser, options)
     warehouse = open_warehouse(options.destination)
     settings, backfill = settings_and_days(parser, options, now)
     options.destination = warehouse.name
@@ -307,6 +310,33 @@ def _sync(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summa
             full_refresh=options.full_refresh,
             skip_load=options.skip_load,
             skip_transform=options.skip_transform,
+            progress=_progress(options),
+        )
+
+
+def _sync_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Summary:
+    from mixpanel_pipeline.engines.filesystem import NAME, configured_files
+    from mixpanel_pipeline.engines.schemas import configured_schemas
+    from mixpanel_pipeline.runs.files import sync_files
+    from mixpanel_pipeline.source.errors import ConfigurationError
+
+    options.destination = NAME
+    if options.full_refresh:
+        raise ConfigurationError(
+            "--full-refresh rebuilds a database, and files are only added to. Days are loaded "
+            "again with --from-date and --to-date: what is there already is not written twice."
+        )
+    files = configured_files(configured_schemas())
+    settings, backfill = settings_and_days(parser, options, options.started_at)
+    # Without it, there is nothing to do, which was refused before.
+    assert settings is not None
+    with interruption.raised():
+        return sync_files(
+            files,
+            settings,
+            now=options.started_at,
+            backfill=backfill,
+            run_id=options.run_id,
             progress=_progress(options),
         )
 
@@ -340,7 +370,7 @@ def _parser() -> argparse.ArgumentParser:
     add_what_to_sync(parser)
     parser.add_argument(
         "--destination",
-        choices=["duckdb", "postgres", "spark"],
+        choices=["duckdb", "filesystem", "postgres", "spark"],
         help="where to load, instead of the configured destination_type (default duckdb)",
     )
     parser.add_argument(

@@ -2,6 +2,7 @@
 
 import dlt
 
+from mixpanel_pipeline import project
 from mixpanel_pipeline.engines.duckdb import (
     DuckDB,
     configured_lock_wait,
@@ -47,4 +48,11 @@ def open_warehouse(name: str | None) -> Warehouse:
         return Postgres(configured_credentials(), schemas)
     if name == "spark":
         return configured_spark(schemas)
-    raise ConfigurationError(f"destination_type is {name!r}, it can be duckdb, postgres or spark")
+    if name == "filesystem":
+        raise ConfigurationError(
+            "The destination filesystem holds raw events and no models, which need a database: it "
+            f"is only loaded into, by {project.COMMAND} --destination filesystem --skip-transform."
+        )
+    raise ConfigurationError(
+        f"destination_type is {name!r}, it can be duckdb, postgres, spark or filesystem"
+    )

@@ -20,7 +20,7 @@ from mixpanel_pipeline.runs import rekeyed_ids
 
 # Of several copies in one answer the last one processed stays. Of those in several answers, as if
 # each were committed alone, one of the first.
-_COPIES = """
+COPIES = """
     select position
     from (
         select
@@ -128,4 +128,4 @@ def _copies(delivered: Sequence[Path]) -> pa.Array:
     limits: dict[str, Any] = {"memory_limit": KEYS_MEMORY, "temp_directory": spill}
     with closing(duckdb.connect(config=limits)) as connection:
         view_delivered(connection, delivered)
-        return connection.sql(_COPIES).to_arrow_table().column(0).combine_chunks()
+        return connection.sql(COPIES).to_arrow_table().column(0).combine_chunks()

@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import requests
 
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.redaction import hide, redacted
+from mixpanel_pipeline.runs.summary import Summary
 from mixpanel_pipeline.runs.sync_runs import SyncRuns
 from mixpanel_pipeline.source import Mode
 from mixpanel_pipeline.source.client import LOOPBACK
 from mixpanel_pipeline.source.configuration import MixpanelConfiguration, configured_url
 from mixpanel_pipeline.source.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from mixpanel_pipeline.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,20 @@ class _Message:
     text: str | None = None
 
 
-def tell(run: "Run", *, differing: int = 0) -> None:
+class Told(Protocol):
+    """A run, as far as others are told of it."""
+
+    summary: Summary
+    reason: str | None
+    failures: int
+    failing_since: datetime | None
+
+    @property
+    def source_settings(self) -> MixpanelConfiguration | None:
+        """The source's configuration."""
+
+
+def tell(run: Told, *, differing: int = 0) -> None:
     """Tell how a run ended; nothing of one that was skipped. It takes some seconds at most.
 
     Audits are told of as well, but for the heartbeat: that says that syncs go on.
@@ -122,7 +133,7 @@ def _kind(mode: Mode) -> str:
     return "audit" if mode == "audit" else "sync"
 
 
-def _facts(run: "Run") -> str:
+def _facts(run: Told) -> str:
     summary, settings = run.summary, run.source_settings
     project = settings.project_id if settings else None
     facts = [summary.mode, str(summary.destination), f"run {summary.run_id}"]
