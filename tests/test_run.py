@@ -177,7 +177,7 @@ def test_wrong_usage(mixpanel, arguments, message):
         ("SOURCES__MIXPANEL__PROJECT_ID", "", "project_id is missing"),
         ("SOURCES__MIXPANEL__REGION", "mars", "region"),
         ("SOURCES__MIXPANEL__REGOIN", "eu", "the nearest is SOURCES__MIXPANEL__REGION"),
-        ("DESTINATION_TYPE", "spark", "it can be duckdb or postgres"),
+        ("DESTINATION_TYPE", "mysql", "it can be duckdb, postgres, spark or filesystem"),
         ("SOURCES__MIXPANEL__EVENTS", '["$ae_session"]', "events lacks AchTransferInitiated"),
         ("DBT_TARGET_PATH", "/proc/target", "Set DBT_TARGET_PATH"),
         ("DESTINATION__DUCKDB__CREDENTIALS", ":memory:", "needs a file"),

@@ -5,6 +5,7 @@ lies there: events are known by the keys in the files, whatever became of the lo
 """
 
 import fcntl
+import json
 import os
 import re
 import zlib
@@ -111,18 +112,28 @@ class Files:
             os.close(descriptor)
 
     def remove_unfinished(self) -> None:
-        """Remove files of loads that did not complete, which may be cut off.
+        """Remove from a folder what loads left that did not complete: it may be cut off.
 
-        Only where they are copied and the lock is sure; to a bucket they are sent as a whole.
+        Only there files are copied, and the lock is sure; to a bucket they are sent as a whole.
         """
-        if self.folder is None or self.table_format != "parquet":
+        if self.folder is None or not self.folder.exists():
             return
         with self._opened() as client:
+            schema = client.schema
             completed = {
                 Path(path).stem.rpartition("__")[2]
-                for path in _listed(client, client.schema.loads_table_name)
+                for path in _listed(client, schema.loads_table_name)
             }
-            for table in (EVENTS_TABLE, REJECTED_LINES_TABLE):
+            # Their watermarks first: events of which one is there are not asked for again.
+            for path in _listed(client, schema.state_table_name):
+                if Path(path).stem.split("__")[1] not in completed:
+                    client.fs_client.rm(path)
+            for path in _listed(client, schema.version_table_name):
+                if not _is_json(Path(path)):
+                    client.fs_client.rm(path)
+            # A commit of the other formats is there or not.
+            tables = (EVENTS_TABLE, REJECTED_LINES_TABLE) if self.table_format == "parquet" else ()
+            for table in tables:
                 for path in _listed(client, table):
                     if _load_id(path) not in completed:
                         client.fs_client.rm(path)
@@ -266,6 +277,14 @@ def _listed(client: Any, table: str) -> list[str]:
     except DestinationUndefinedEntity:
         return []
     return files
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _load_id(path: str) -> str | None:

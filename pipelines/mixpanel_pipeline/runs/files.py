@@ -153,9 +153,9 @@ class _FilesRun:
         )
         if self.source_settings.profiles or self.source_settings.cohorts:
             logger.warning("Profiles and cohorts are loaded into databases only.")
+        self.files.remove_unfinished()
         with self._failures_told():
             pipeline.sync_destination()
-        self.files.remove_unfinished()
         rules = self._rules(pipeline)
         fetcher = Fetcher(self._client, _names(self.source_settings), holds_nul=True, rules=rules)
         spool = directory / "spool"
@@ -184,8 +184,19 @@ class _FilesRun:
         configured = {name: getattr(self.source_settings, name) for name in _DATASET}
         with pipeline.managed_state() as state:
             of_source: Any = state.setdefault("sources", {}).setdefault(PIPELINE, {})
-            new = configured | {"event_keys": KEY_RULES[-1], "time_in_ms": True}
+            new = configured | {
+                "table_format": self.files.table_format,
+                "event_keys": KEY_RULES[-1],
+                "time_in_ms": True,
+            }
             kept = of_source.setdefault("dataset", new)
+            if kept["table_format"] != self.files.table_format:
+                raise ConfigurationError(
+                    f"destination.{NAME}.table_format is {self.files.table_format!r}, but "
+                    f"{self.files.location} has tables of {kept['table_format']}. Nothing was "
+                    "requested or changed. Put it back, or load elsewhere: another bucket_url or "
+                    "dataset_name."
+                )
             for name, value in configured.items():
                 if kept[name] is not None and value is not None and kept[name] != value:
                     raise ConfigurationError(
@@ -321,6 +332,18 @@ class _FilesRun:
             if isinstance(innermost, ExportError | SyncError | KeyboardInterrupt):
                 raise innermost from None
             said = " ".join(str(innermost).split())
+            if isinstance(innermost, ImportError):
+                raise ConfigurationError(
+                    f"A package that {self.files.location} needs is not installed: {said}. "
+                    "Nothing was loaded."
+                ) from error
+            if error.step == "sync":
+                raise SyncError(
+                    f"The watermark in {self.files.location} cannot be read: "
+                    f"{type(innermost).__name__}: {said} Nothing was loaded; run again. If a file "
+                    "of _dlt_pipeline_state or _dlt_version is damaged, move it away: days are "
+                    "loaded again then, and no event twice."
+                ) from error
             raise SyncError(
                 f"Loading into {self.files.location} failed in step {error.step}: "
                 f"{type(innermost).__name__}: {said} The watermark is where it was, and what was "
@@ -367,6 +390,10 @@ def _as_files(resource: Any, table_format: str) -> None:
     """Have dlt only add what it is given: what is new was told before."""
     resource.apply_hints(
         write_disposition="append",
+        # What dlt warns of: JSON is text there, and nothing is merged.
+        columns={"properties": {"data_type": "text"}, "copy_order": {"dedup_sort": None}}
+        if resource.name == EVENTS_TABLE
+        else None,
         table_format=None if table_format == "parquet" else table_format,
     )
     if table_format == "iceberg" and resource.name == EVENTS_TABLE:
