@@ -141,6 +141,9 @@ def test_what_was_committed_before_a_sync_died_is_not_written_again(
     for table in ("_dlt_loads", "_dlt_pipeline_state"):
         for record in (parquet / table).glob("*.jsonl"):
             record.unlink()
+    if table_format == "iceberg":
+        cut_off = parquet / "events" / "metadata" / "99999-cut-off.metadata.json"
+        cut_off.write_text('{"location":', encoding="utf-8")
     mixpanel.add([event(NOW - DAY, "b")])
     again = run()
     assert (again.mode, again.events_new, again.events_duplicate) == ("first", 1, 1)
@@ -204,6 +207,14 @@ def test_what_needs_a_database_is_refused(parquet, monkeypatch, capsys, argument
     assert said in " ".join((out + err).split())
     assert "Traceback" not in out + err
     assert not parquet.exists()
+
+
+def test_no_password_is_told(mixpanel, parquet, monkeypatch, capsys):
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", "sftp://ada:correct-horse@h/lake")
+    assert main(["--destination", "filesystem", "--skip-transform", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert "paramiko" in out
+    assert "correct-horse" not in out + err
 
 
 @pytest.mark.parametrize(

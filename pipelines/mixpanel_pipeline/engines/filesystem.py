@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -34,7 +35,7 @@ from mixpanel_pipeline.engines.schemas import Schemas
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import EVENTS, EVENTS_TABLE, REJECTED_LINES_TABLE
 from mixpanel_pipeline.exact_configuration import configured_value
-from mixpanel_pipeline.redaction import hide
+from mixpanel_pipeline.redaction import hide, redacted
 from mixpanel_pipeline.source.errors import ConfigurationError
 
 NAME = "filesystem"
@@ -131,12 +132,16 @@ class Files:
             for path in _listed(client, schema.version_table_name):
                 if not _is_json(Path(path)):
                     client.fs_client.rm(path)
-            # A commit of the other formats is there or not.
-            tables = (EVENTS_TABLE, REJECTED_LINES_TABLE) if self.table_format == "parquet" else ()
-            for table in tables:
-                for path in _listed(client, table):
-                    if _load_id(path) not in completed:
-                        client.fs_client.rm(path)
+            for table in (EVENTS_TABLE, REJECTED_LINES_TABLE):
+                if self.table_format == "parquet":
+                    for path in _listed(client, table):
+                        if _load_id(path) not in completed:
+                            client.fs_client.rm(path)
+                elif self.table_format == "iceberg":
+                    # The newest one is the table. Delta writes what it commits as a whole.
+                    for metadata in sorted(self.folder.glob(f"{table}/metadata/*.json"))[-1:]:
+                        if not _is_json(metadata):
+                            metadata.unlink()
 
     @contextmanager
     def stored(
@@ -252,11 +257,16 @@ def configured_files(schemas: Schemas) -> Files:
         )
     except (ConfigurationException, MissingDependencyException, ValueError) as error:
         said = " ".join(str(error).split())
-        raise ConfigurationError(f"{_WHERE} cannot be used: {said}") from error
+        raise ConfigurationError(redacted(f"{_WHERE} cannot be used: {said}")) from error
     folder = None
     if config.is_local_filesystem:
         folder = Path(config.make_local_path(config.bucket_url)) / schemas.dataset_name
-    location = f"{config.bucket_url.rstrip('/')}/{schemas.dataset_name}"
+        if table_format == "iceberg" and quote(str(folder)) != str(folder):
+            raise ConfigurationError(
+                f"{_WHERE}.bucket_url: Iceberg's library writes elsewhere when a folder has spaces "
+                f"or other characters that a URL encodes, as {folder} has. Choose another folder."
+            )
+    location = redacted(f"{config.bucket_url.rstrip('/')}/{schemas.dataset_name}")
     return Files(destination, schemas.dataset_name, table_format, location, folder)
 
 

@@ -331,7 +331,7 @@ class _FilesRun:
                 innermost = inner
             if isinstance(innermost, ExportError | SyncError | KeyboardInterrupt):
                 raise innermost from None
-            said = " ".join(str(innermost).split())
+            said = redacted(" ".join(str(innermost).split()))
             if isinstance(innermost, ImportError):
                 raise ConfigurationError(
                     f"A package that {self.files.location} needs is not installed: {said}. "
