@@ -158,7 +158,7 @@ def test_a_second_sync_is_skipped(server, warehouse):
         (["--from-date", "2026-01-01", "--to-date", "2026-01-01", "--full-refresh"], "not both"),
         (["--skip-load", "--skip-transform"], "nothing to do"),
         (["--skip-load", "--from-date", "2026-01-01", "--to-date", "2026-01-01"], "--skip-load"),
-        (["--destination", "spark"], "invalid choice"),
+        (["--destination", "mysql"], "invalid choice"),
         (["--full"], "unrecognized arguments"),
         (["--json", "remove"], "remove comes first"),
         (["--quiet", "dbt", "run"], "dbt comes first"),
