@@ -14,6 +14,16 @@ from tests.warehouses import rows
 
 DAYS = 100
 TODAY = NOW.date()
+# What events say of where a visit came from, mostly nothing.
+VISITS: list[dict[str, Any]] = [
+    *12 * [{}],
+    {"utm_source": "mail", "utm_medium": "email", "utm_campaign": "spring"},
+    {"utm_campaign": "undefined", "utm_term": ""},
+    {"utm_content": "<null>", "note": '"utm_source"'},
+    {"utm_term": 7},
+    {"$referring_domain": "example.com", "utm_content": "it's"},
+    {"$referring_domain": "$direct"},
+]
 PEOPLE = ["ada", "bob", "eve", "zoe", "kim", "$device:1", "$device:2"]
 
 
@@ -21,7 +31,8 @@ def happened(choose, day, who, name="$ae_session"):
     moment = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(
         minutes=choose.choice([0, 1, 5, 29, 30, 31, 60, 1439]), seconds=choose.randrange(60)
     )
-    return {"event": name, "properties": {"time": int(moment.timestamp()), "distinct_id": who}}
+    properties = {"time": int(moment.timestamp()), "distinct_id": who}
+    return {"event": name, "properties": properties | choose.choice(VISITS)}
 
 
 def traffic(choose):
@@ -129,6 +140,25 @@ def events_of_days(sent, persons):
         yield (day, name, number[day, name], len(those), new)
 
 
+def touches(sent, persons):
+    """All of each person, by their seconds."""
+    found = defaultdict(lambda: defaultdict(list))
+    for event in sent:
+        properties = event["properties"]
+        said = [
+            value if isinstance(value := properties.get(name), str) else None
+            for name in (
+                *("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term"),
+                "$referring_domain",
+            )
+        ]
+        said = [None if value in ("undefined", "<null>") else value for value in said]
+        if any(said[:-1]) or said[-1] not in (None, "$direct"):
+            who = properties["distinct_id"]
+            found[persons.get(who, who)][properties["time"]].append((event["event"], *said))
+    return found
+
+
 def check(warehouse, sent, persons, *, untracked=()):
     seconds = moments(sent, persons)
     days_of = {who: {day_of(one) for one in those} for who, those in seconds.items()}
@@ -148,6 +178,18 @@ def check(warehouse, sent, persons, *, untracked=()):
     columns += ", cast(duration_seconds as bigint), events"
     # Whatever is loaded is of a session.
     assert stored(columns, "sessions") == sorted(sessions(moments(everything, persons)))
+    columns = "subscriber_id, cast(extract(epoch from touched_at) as bigint), event, utm_source"
+    columns += ", utm_medium, utm_campaign, utm_content, utm_term, referring_domain"
+    touched = touches(everything, persons)
+    assert touched
+    for table, choose in (("first_touch", min), ("last_touch", max)):
+        found = {
+            row[0]: row[1:] for row in rows(warehouse, f"select {columns} from mixpanel.{table}")
+        }
+        assert found.keys() == touched.keys()
+        for who, (second, *said) in found.items():
+            assert second == choose(touched[who])
+            assert tuple(said) in touched[who][second]
 
 
 @pytest.mark.usefixtures("as_of_now")

@@ -26,6 +26,13 @@ METRICS = {
 # Each has an id before signing up; the last never does.
 PEOPLE = ["ada", *(f"p{number}" for number in range(12)), None]
 
+VISITS: list[dict[str, Any]] = [
+    *20 * [{}],
+    {"utm_source": "mail"},
+    {"utm_source": "ads", "$referring_domain": "example.com"},
+    {"$referring_domain": "example.com"},
+]
+
 
 def happened(choose):
     """Events of people under all their ids: (who, the event as Mixpanel exports it)."""
@@ -42,7 +49,8 @@ def happened(choose):
                 who = name if known else device
                 bought = known and choose.random() < 0.4
                 kind = choose.choice(["own", "gift"])
-                what = {"kind": kind} if bought else {}
+                visit = choose.choice(VISITS)
+                what = {"kind": kind} if bought else visit
                 event = "Purchase Completed" if bought else "$ae_session"
                 yield name or device, at(choose, day, event, who, what)
             if day == signs_up:
@@ -210,9 +218,19 @@ class Answers:
         hours = [one.total_seconds() / 3600 for one in taken if one >= timedelta(0)]
         return [(median(hours),)]
 
-    def buy_first(self):
-        first = [self.purchases(who)[0] for who in self.of if self.purchases(who)]
-        return sorted(Counter(one[3]["properties"]["kind"] for one in first).items())
+    def come_from(self):
+        people, buyers = Counter[str](), Counter[str]()
+        for who, those in self.of.items():
+            told = [
+                said
+                for *_, event in those
+                if (said := event["properties"].get("utm_source"))
+                or (said := event["properties"].get("$referring_domain"))
+            ]
+            source = told[0] if told else "unknown"
+            people[source] += 1
+            buyers[source] += bool(self.purchases(who))
+        return [(one, people[one], buyers[one]) for one in sorted(people)]
 
     def hours(self):
         zone = ZoneInfo("America/New_York")
@@ -260,7 +278,7 @@ class Answers:
             self.ids(),
             self.convert(),
             self.how_long(),
-            self.buy_first(),
+            self.come_from(),
             self.hours(),
             self.cohorts(),
             self.never_bought(),

@@ -21,6 +21,8 @@ _TABLES = (
     "event_lateness",
     "profile_column_fit",
     "daily_events",
+    "first_touch",
+    "last_touch",
     "subscriber_windows",
     "property_counts",
     "property_dictionary",
