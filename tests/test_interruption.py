@@ -124,7 +124,7 @@ def test_more_signals_are_the_same_line(warehouse, server, start):
 def test_a_signal_that_is_to_be_ignored_is(tmp_path, monkeypatch):
     """As under `nohup`."""
     command = f"trap '' HUP; exec {sys.executable} {ROOT / 'pipelines' / 'run.py'} --skip-load"
-    monkeypatch.setenv("DESTINATION_TYPE", "spark")
+    monkeypatch.setenv("DESTINATION_TYPE", "mysql")
     with subprocess.Popen(command, shell=True, stderr=subprocess.PIPE, text=True) as process:
         until(process, lambda: has_imported("libarrow.so")(process))
         process.send_signal(signal.SIGHUP)
