@@ -142,7 +142,7 @@ def events_of_days(sent, persons):
 
 def touches(sent, persons):
     """All of each person, by their seconds."""
-    found = defaultdict(lambda: defaultdict(list))
+    found = defaultdict[str, dict[int, list[tuple[Any, ...]]]](lambda: defaultdict(list))
     for event in sent:
         properties = event["properties"]
         said = [
