@@ -119,16 +119,8 @@
 {%- endmacro %}
 
 
-{# The model's rows and its ledger, in the place of all that was there. #}
-{% macro spark__rebuild(stored, fresh, columns) -%}
-    create or replace table {{ stored }} using iceberg
-    tblproperties (
-        'format-version' = '2',
-        'write.delete.isolation-level' = 'serializable',
-        'write.update.isolation-level' = 'serializable',
-        'write.merge.isolation-level' = 'serializable',
-        'write.metadata.delete-after-commit.enabled' = 'true'
-    ) as
+{# What a model works out, and that it counts the claimed loads. #}
+{% macro spark__rows_and_ledger(fresh, columns) -%}
     select
         {%- for column in columns %}
         {{ column.quoted }},
@@ -139,6 +131,20 @@
     from {{ fresh }}
     union all
     {{ mixpanel.spark__ledger_rows(columns) }}
+{%- endmacro %}
+
+
+{# The model's rows and its ledger, in the place of all that was there. #}
+{% macro spark__rebuild(stored, fresh, columns) -%}
+    create or replace table {{ stored }} using iceberg
+    tblproperties (
+        'format-version' = '2',
+        'write.delete.isolation-level' = 'serializable',
+        'write.update.isolation-level' = 'serializable',
+        'write.merge.isolation-level' = 'serializable',
+        'write.metadata.delete-after-commit.enabled' = 'true'
+    ) as
+    {{ mixpanel.spark__rows_and_ledger(fresh, columns) }}
 {%- endmacro %}
 
 
@@ -284,16 +290,7 @@
     {%- set columns, keys, rules = mixpanel.merge_add_arguments(arg_dict) -%}
     merge into {{ arg_dict['target_relation'] }} as stored
     using (
-        select
-            {%- for column in columns %}
-            {{ column.quoted }},
-            {%- endfor %}
-            cast(null as string) as _counted_load,
-            cast(null as string) as _definition_hash,
-            cast(null as timestamp) as _counted_at
-        from {{ arg_dict['temp_relation'] }}
-        union all
-        {{ mixpanel.spark__ledger_rows(columns) }}
+        {{ mixpanel.spark__rows_and_ledger(arg_dict['temp_relation'], columns) }}
     ) as added
         on {% for key in keys -%}
             stored.{{ adapter.quote(key) }} <=> added.{{ adapter.quote(key) }} and {% endfor -%}
@@ -348,16 +345,7 @@
     {%- set columns = arg_dict['dest_columns'] -%}
     merge into {{ arg_dict['target_relation'] }} as stored
     using (
-        select
-            {%- for column in columns %}
-            {{ column.quoted }},
-            {%- endfor %}
-            cast(null as string) as _counted_load,
-            cast(null as string) as _definition_hash,
-            cast(null as timestamp) as _counted_at
-        from {{ arg_dict['temp_relation'] }}
-        union all
-        {{ mixpanel.spark__ledger_rows(columns) }}
+        {{ mixpanel.spark__rows_and_ledger(arg_dict['temp_relation'], columns) }}
     ) as added
         on stored._counted_load = added._counted_load
     {{ mixpanel.spark__refuse_counted() }}
