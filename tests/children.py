@@ -10,7 +10,7 @@ import resource
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
 from multiprocessing.process import BaseProcess
@@ -125,19 +125,39 @@ def _in_a_child(
     directory: Path,
     files: tuple[Path, Path],
 ) -> None:
+    def done() -> int:
+        run_context.active().reload()
+        return main(arguments)
+
+    in_its_place(done, environment, directory, files)
+
+
+def in_its_place(
+    main: Callable[[], int],
+    environment: Mapping[str, str],
+    directory: Path,
+    files: tuple[Path, Path],
+) -> None:
+    """Do something as a process of its own would, and end this one, which was forked for it.
+
+    Args:
+        main: Returns the exit code.
+        environment: All of its environment.
+        directory: Where it is.
+        files: Its stdout and stderr.
+    """
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
     for number, path in enumerate(files, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     # What was imported before has told the root where to log.
     logging.getLogger().handlers.clear()
-    run_context.active().reload()
     code = 1
     try:
-        code = main(arguments)
+        code = main()
     except SystemExit as error:
         code = int(error.code or 0)
     except Exception:

@@ -10,14 +10,11 @@ sees:
 """
 
 import json
-import logging
 import os
 import re
 import runpy
 import shlex
 import shutil
-import sys
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +30,7 @@ from dlt.common.runtime import run_context
 
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline import project
-from tests.children import context
+from tests.children import context, in_its_place
 from tests.lines import told
 
 ROOT = project.folder()
@@ -214,31 +211,16 @@ def _in_a_child(
     arguments: list[str],
 ) -> None:
     """As the installed command would be in a process of its own, but started in milliseconds."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    time_machine.travel(now).start()
-    for number, path in enumerate(files, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    # The wheel itself is tried elsewhere.
-    project.IS_INSTALLED, project.COMMAND = True, "mixpanel-pipeline"
-    # What was imported before has told the root where to log.
-    logging.getLogger().handlers.clear()
-    project.find_settings()
-    run_context.active().reload()
-    code = 1
-    try:
-        code = {"command": _command, "python": _python, "settings": _settings}[what](arguments)
-    except SystemExit as error:
-        code = int(error.code or 0)
-    except Exception:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    def done() -> int:
+        time_machine.travel(now).start()
+        # The wheel itself is tried elsewhere.
+        project.IS_INSTALLED, project.COMMAND = True, "mixpanel-pipeline"
+        project.find_settings()
+        run_context.active().reload()
+        return {"command": _command, "python": _python, "settings": _settings}[what](arguments)
+
+    in_its_place(done, environment, folder, files)
 
 
 def _command(arguments: list[str]) -> int:

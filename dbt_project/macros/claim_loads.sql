@@ -227,12 +227,21 @@
         ~ "exists (select 1 from " ~ this ~ ") "
         ~ "from " ~ ledger ~ " where model = " ~ model_name
     ).rows[0] -%}
-    {%- if claims[3] and claims[0] == 0 -%}
+    {%- do return(problem_of_claims(ledger, claims[3] and claims[0] == 0, claims[1], claims[2])) -%}
+{% endmacro %}
+
+
+{#
+    `is_unknown`: whether there are rows and no claims; `redefined`, `lost`: how many claims are of
+    another definition, and of loads that are gone.
+#}
+{% macro problem_of_claims(ledger, is_unknown, redefined, lost) %}
+    {%- if is_unknown -%}
         {%- do return("has rows but " ~ ledger ~ " does not say which loads they count") -%}
-    {%- elif claims[1] > 0 -%}
+    {%- elif redefined > 0 -%}
         {%- do return("was built by another declaration than the one of now") -%}
-    {%- elif claims[2] > 0 -%}
-        {%- do return("counts " ~ claims[2] ~ " loads that are no longer there") -%}
+    {%- elif lost > 0 -%}
+        {%- do return("counts " ~ lost ~ " loads that are no longer there") -%}
     {%- endif -%}
 {% endmacro %}
 

@@ -63,6 +63,21 @@ class History:
         process.start()
         return process
 
+    def under_way(self, action: Callable[[Spark], object]) -> multiprocessing.process.BaseProcess:
+        """`begin`, until Spark has made a table for it."""
+        before = self.count_scratch()
+        process = self.begin(action)
+        wait_for(lambda: self.count_scratch() > before)
+        return process
+
+    def kill_driver_during(self, action: Callable[[Spark], object]) -> None:
+        """Kill the driver while it does something, which fails, and start another one."""
+        process = self.under_way(action)
+        self.cluster.kill("thrift")
+        process.join(WITHIN)
+        assert process.exitcode != 0
+        self.cluster.start_thrift()
+
     def count_scratch(self) -> int:
         """How many tables builds have made for themselves, and not dropped."""
         query = f"show tables in {self.spark.marts} like '*__scratch_*'"

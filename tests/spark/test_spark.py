@@ -23,7 +23,7 @@ from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.transform import transform
 from tests.spark.cluster import Cluster
 from tests.spark.compared import differences
-from tests.spark.history import NOW, SECRET, WITHIN, History, wait_for
+from tests.spark.history import NOW, SECRET, WITHIN, History
 from tests.spark.history import history as begun_history
 
 _WITH_IDS = {
@@ -88,22 +88,14 @@ def test_driver_that_is_killed_while_it_counts_has_counted_nothing_or_all(
 ) -> None:
     history.happen(4)
     assert history.load().status == "ok"
-    before = history.count_scratch()
-    build = history.begin(transform)
-    wait_for(lambda: history.count_scratch() > before)
-    history.cluster.kill("thrift")
-    build.join(WITHIN)
-    assert build.exitcode != 0
-    history.cluster.start_thrift()
+    history.kill_driver_during(transform)
     history.compare()
 
 
 def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: History) -> None:
     history.happen(5)
     assert history.load().status == "ok"
-    before = history.count_scratch()
-    build = history.begin(transform)
-    wait_for(lambda: history.count_scratch() > before)
+    build = history.under_way(transform)
     history.cluster.kill("worker-2")
     build.join(WITHIN)
     assert build.exitcode == 0
@@ -158,13 +150,7 @@ def test_removal_that_is_interrupted_is_finished_by_the_next_sync(history: Histo
     condition = f"event = 'Viewed Creator Profile' and occurred_at < timestamp '{last}'"
     removed = remove_events(history.duck, condition)
     assert removed.events > 0
-    before = history.count_scratch()
-    removal = history.begin(lambda spark: remove_events(spark, condition))
-    wait_for(lambda: history.count_scratch() > before)
-    history.cluster.kill("thrift")
-    removal.join(WITHIN)
-    assert removal.exitcode != 0
-    history.cluster.start_thrift()
+    history.kill_driver_during(lambda spark: remove_events(spark, condition))
     history.compare()
 
 

@@ -209,13 +209,8 @@
         ~ "from (" ~ mixpanel.spark__ledger(this) ~ ") as ledger left join (select distinct load_id from ("
         ~ mixpanel.completed_loads() ~ ") as found) as loads on ledger.load_id = loads.load_id"
     ).rows[0] -%}
-    {%- if claims[0] == 0 and run_query("select 1 from " ~ this ~ " limit 1").rows -%}
-        {%- do return("has rows but " ~ mixpanel.spark__stored(this) ~ " does not say which loads they count") -%}
-    {%- elif claims[1] > 0 -%}
-        {%- do return("was built by another declaration than the one of now") -%}
-    {%- elif claims[2] > 0 -%}
-        {%- do return("counts " ~ claims[2] ~ " loads that are no longer there") -%}
-    {%- endif -%}
+    {%- set is_unknown = claims[0] == 0 and run_query("select 1 from " ~ this ~ " limit 1").rows -%}
+    {%- do return(mixpanel.problem_of_claims(mixpanel.spark__stored(this), is_unknown, claims[1], claims[2])) -%}
 {% endmacro %}
 
 

@@ -66,7 +66,7 @@ class Warehouse(ABC):
     """What stands for a parameter in the driver's SQL."""
     schemas: Schemas
     is_transactional: ClassVar[bool] = True
-    """Whether events can be removed, and people be forgotten."""
+    """Whether one transaction can hold events, the record of loads and the models."""
 
     @property
     @abstractmethod
