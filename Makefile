@@ -61,7 +61,7 @@ demo-spark: .venv-spark/installed
 	PYTHONPATH=pipelines:. .venv-spark/bin/python -m tests.spark.demo
 
 test-spark: .venv-spark/installed
-	.venv-spark/bin/python -m pytest -c tests/spark/pytest.toml tests/spark
+	.venv-spark/bin/python -m pytest -c tests/spark/pytest.toml tests/spark $(OPTIONS)
 
 # The lock file is complete, and older versions of pip stumble over extras in one (`fastapi[…]`).
 .venv-%/installed: requirements-%.lock

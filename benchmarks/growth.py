@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -93,12 +93,20 @@ def _sync_of_new(bench: Bench, warehouse: Warehouse, url: str, repeat: int) -> f
     return found.seconds
 
 
+def _by_spark(spark: Spark) -> Callable[[str], None]:
+    def insert(statement: str) -> None:
+        with spark.session() as cursor:
+            cursor.execute(statement)
+
+    return insert
+
+
 def multiply(warehouse: Warehouse, copies: int) -> None:
     """Add copies of all events, each as a load of its own, of the weeks before."""
     # Load ids ascend in the table as those of real loads do: PostgreSQL's planner looks at that.
     last = warehouse.rows_of_events(f"select max(_dlt_load_id) from {_EVENTS}")[0][0]
     columns = sorted(warehouse.columns("mixpanel_raw", "events"))
-    insert = warehouse.run_by_spark if isinstance(warehouse, Spark) else warehouse.execute
+    insert = _by_spark(warehouse) if isinstance(warehouse, Spark) else warehouse.execute
     # An index is filled faster at once than row by row.
     if warehouse.name == "postgres":
         warehouse.execute("drop index if exists mixpanel_raw.events_event_key")

@@ -8,12 +8,16 @@ from mixpanel_pipeline.engines import DuckDB, Spark
 
 # What stands in them differs by nature: when rows were worked out, ids of loads, runs.
 _NOT_COMPARED = {"updated_at", "_dlt_load_id", "loaded_at", "properties"}
-_TABLES = (
+_STORED = (
     "stg_mixpanel__events",
     "subscriber_days",
     "identity_edges",
     "identity_map",
     "subscribers",
+    "property_counts",
+)
+# Of what is stored.
+_VIEWS = (
     "active_days",
     "daily_activity",
     "retention_weekly",
@@ -24,28 +28,35 @@ _TABLES = (
     "first_touch",
     "last_touch",
     "subscriber_windows",
-    "property_counts",
     "property_dictionary",
 )
 # DuckDB takes the difference of two instants as floating-point numbers, to a microsecond or so.
 _TOLERANCE = 1e-5
 
 
-def differences(spark: Spark, duck: DuckDB) -> list[str]:
-    """The tables that are not the same in both, each with a row that only one of them has."""
+def differences(spark: Spark, duck: DuckDB, *, has_views: bool = True) -> list[str]:
+    """The tables that are not the same in both, each with a row that only one of them has.
+
+    Args:
+        spark: The one.
+        duck: The other.
+        has_views: Whether what is only worked out of what is stored is compared too.
+    """
     found = []
-    for table in _TABLES:
-        names = sorted(duck.columns(duck.marts, table) - _NOT_COMPARED)
-        listed = ", ".join(f"`{one}`" for one in names)
-        lake = spark.model_rows(f"select {listed} from {spark.marts}.{table}")
-        listed = listed.replace("`", '"')
-        file = duck.rows(f"select {listed} from {duck.marts}.{table}")
-        lake, file = sorted(map(_plain, lake), key=repr), sorted(map(_plain, file), key=repr)
-        different = [pair for pair in zip(lake, file, strict=False) if not _is_same(*pair)]
-        if different or len(lake) != len(file):
-            found.append(
-                f"{table}: {len(lake)} rows in Spark, {len(file)} in DuckDB; {different[:1]}"
-            )
+    with spark.session() as cursor:
+        for table in (*_STORED, *(_VIEWS if has_views else ())):
+            names = sorted(duck.columns(duck.marts, table) - _NOT_COMPARED)
+            listed = ", ".join(f"`{one}`" for one in names)
+            cursor.execute(f"select {listed} from {spark.marts}.{table}")
+            lake = sorted(map(_plain, map(tuple, cursor.fetchall())), key=repr)
+            listed = listed.replace("`", '"')
+            rows = duck.rows(f"select {listed} from {duck.marts}.{table}")
+            file = sorted(map(_plain, rows), key=repr)
+            different = [pair for pair in zip(lake, file, strict=False) if not _is_same(*pair)]
+            if different or len(lake) != len(file):
+                found.append(
+                    f"{table}: {len(lake)} rows in Spark, {len(file)} in DuckDB; {different[:1]}"
+                )
     return found
 
 

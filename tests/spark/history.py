@@ -52,10 +52,10 @@ class History:
             summary = sync(warehouse, load_configuration(), now=self.now, **arguments)
             assert summary.status == "ok", summary.error
 
-    def compare(self, **arguments: Any) -> None:
-        """Sync into both; everything is the same."""
+    def compare(self, *, has_views: bool = False, **arguments: Any) -> None:
+        """Sync into both; everything that is stored is the same."""
         self.sync(**arguments)
-        assert differences(self.spark, self.duck) == []
+        assert differences(self.spark, self.duck, has_views=has_views) == []
 
     def begin(self, action: Callable[[Spark], object]) -> multiprocessing.process.BaseProcess:
         """Do it in a process of its own, on connections of its own."""

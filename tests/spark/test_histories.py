@@ -26,7 +26,7 @@ from tests.spark.compared import differences
 from tests.spark.history import NOW, SECRET, WITHIN, History, history
 
 HISTORIES = int(os.environ.get("HISTORIES", "1"))
-_STEPS = 5
+_STEPS = 3
 # A sync of these takes longer on a machine of two cores.
 _DIES_WITHIN_SECONDS = 25.0
 
@@ -126,6 +126,7 @@ class Steps:
             audit(each, load_configuration(), now=self.both.now, days=30, heal=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_every_model_is_as_in_duckdb_after_any_history(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -22,7 +22,6 @@ from mixpanel_pipeline.runs.maintenance import maintain
 from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.transform import transform
 from tests.spark.cluster import Cluster
-from tests.spark.compared import differences
 from tests.spark.history import NOW, SECRET, WITHIN, History
 from tests.spark.history import history as begun_history
 
@@ -48,13 +47,25 @@ def stored_events(history: History) -> tuple[Any, ...]:
     return history.spark.rows_of_events(query)[0]
 
 
+def connections(history: History) -> int:
+    """How many the catalog's database has."""
+    number: int = history.spark.value(
+        "select count(*) from pg_stat_activity where backend_type = 'client backend'"
+    )
+    return number
+
+
 def test_first_sync_builds_every_model_as_duckdb_does(history: History) -> None:
     history.mixpanel.add(traffic(seed=1, end=NOW, days=20, events=600))
-    history.compare()
+    history.compare(has_views=True)
 
 
 def test_late_events_copies_and_merged_identities_are_counted_once(history: History) -> None:
     history.happen(2)
+    before = connections(history)
+    history.sync()
+    # Those of Spark's sessions are closed when Java tidies up: one of the check, one of the build.
+    assert connections(history) - before <= 4
     history.compare()
 
 
@@ -92,6 +103,7 @@ def test_driver_that_is_killed_while_it_counts_has_counted_nothing_or_all(
     history.compare()
 
 
+@pytest.mark.long
 def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: History) -> None:
     history.happen(5)
     assert history.load().status == "ok"
@@ -102,6 +114,7 @@ def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: His
     history.compare()
 
 
+@pytest.mark.long
 def test_of_two_builds_at_once_none_counts_a_load_twice(history: History) -> None:
     history.happen(6)
     assert history.load().status == "ok"
@@ -112,6 +125,7 @@ def test_of_two_builds_at_once_none_counts_a_load_twice(history: History) -> Non
     history.compare()
 
 
+@pytest.mark.long
 def test_full_refresh_changes_nothing_and_leaves_nothing_behind(history: History) -> None:
     # What a killed build left behind goes two days later.
     before = history.count_scratch()
@@ -119,6 +133,25 @@ def test_full_refresh_changes_nothing_and_leaves_nothing_behind(history: History
     assert history.count_scratch() == before
 
 
+@pytest.mark.long
+def test_tables_that_were_maintained_are_as_they_were_and_only_so(
+    history: History, lake: Path
+) -> None:
+    assert len(history.spark.events_table().snapshots()) > 1
+    # Files that no table has are of a running commit, unless they are some days old.
+    for path in [path for path in lake.rglob("*") if path.is_file()]:
+        os.utime(path, (0, 0))
+    left_behind = lake / "mixpanel" / "subscribers__stored" / "data" / "left_behind.parquet"
+    left_behind.write_bytes(b"")
+    os.utime(left_behind, (0, 0))
+    maintain(history.spark, now=datetime.now(UTC), keep=timedelta(0))
+    assert not left_behind.exists()
+    assert len(history.spark.events_table().snapshots()) == 1
+    history.happen(7)
+    history.compare()
+
+
+@pytest.mark.long
 def test_who_is_forgotten_is_in_no_file_and_does_not_come_back(
     history: History, lake: Path
 ) -> None:
@@ -139,28 +172,19 @@ def test_who_is_forgotten_is_in_no_file_and_does_not_come_back(
     assert ids_in_files(lake) & theirs == theirs
     assert forget(history.spark, [one], SECRET) == forget(history.duck, [one], SECRET)
     assert ids_in_files(lake) & theirs == set()
-    assert differences(history.spark, history.duck) == []
-    history.happen(7)
+    history.happen(8)
     history.compare()
     assert ids_in_files(lake) & theirs == set()
 
 
+@pytest.mark.long
 def test_removal_that_is_interrupted_is_finished_by_the_next_sync(history: History) -> None:
     last = (history.now - timedelta(days=4)).isoformat()
     condition = f"event = 'Viewed Creator Profile' and occurred_at < timestamp '{last}'"
     removed = remove_events(history.duck, condition)
     assert removed.events > 0
     history.kill_driver_during(lambda spark: remove_events(spark, condition))
-    history.compare()
-
-
-def test_tables_that_were_maintained_are_as_they_were_and_only_so(history: History) -> None:
-    assert len(history.spark.events_table().snapshots()) > 1
-    maintain(history.spark, now=datetime.now(UTC), keep=timedelta(0))
-    assert len(history.spark.events_table().snapshots()) == 1
-    assert differences(history.spark, history.duck) == []
-    history.happen(8)
-    history.compare()
+    history.compare(has_views=True)
 
 
 def ids_in_files(lake: Path) -> set[str]:

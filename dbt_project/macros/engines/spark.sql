@@ -651,9 +651,13 @@
 
     `older_than`: snapshots of before this instant, a text; `orphans_older_than`: files that no snapshot
         has, if told: those of a running commit are such, so Iceberg takes no time of the last day;
-    `compacts`: whether small files are written anew as larger ones.
+    `compacts`: whether small files are written anew as larger ones; `drops_scratch`: whether what
+    builds made for themselves goes too, of those that were killed and of one that runs, which fails.
 #}
-{% macro spark_maintain(older_than, orphans_older_than=none, compacts=false) %}
+{% macro spark_maintain(older_than, orphans_older_than=none, compacts=false, drops_scratch=false) %}
+    {%- if drops_scratch -%}
+        {%- do mixpanel.spark__drop_scratch('*__scratch_*') -%}
+    {%- endif -%}
     {%- set procedures = env_var('DESTINATION__SPARK__CATALOG', 'lake') ~ '.system.' -%}
     {%- set raw = source('mixpanel', 'events').schema -%}
     {%- for schema in [raw, target.schema] -%}

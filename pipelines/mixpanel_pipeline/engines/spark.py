@@ -178,11 +178,9 @@ class Spark(Postgres):
         except TTransportException as error:
             raise self._does_not_answer(error) from error
         except Error as error:
-            status = getattr(error.args[0], "status", None) if error.args else None
-            said = str(getattr(status, "errorMessage", error)).partition("\n")[0]
             raise ConfigurationError(
-                f"{self._thrift_server} lacks one of the catalogs {self.catalog} and {_RECORD}, "
-                f"or cannot read them: {said} Its spark-defaults.conf has to configure them."
+                f"{self._thrift_server} lacks one of the catalogs {self.catalog} and {_RECORD}, or "
+                f"cannot read them: {_said(error)} Its spark-defaults.conf has to configure them."
             ) from error
 
     @property
@@ -205,8 +203,55 @@ class Spark(Postgres):
 
     @contextmanager
     def dbt_connections(self) -> Iterator[None]:
-        # Its adapter closes a connection with the node that it is for.
-        yield
+        from dbt.adapters.contracts.connection import ConnectionState
+        from dbt.adapters.exceptions.connection import FailedToConnectError
+        from dbt.adapters.spark.connections import SparkConnectionManager
+        from dbt.adapters.spark.impl import SparkAdapter
+
+        idle: list[Any] = []
+
+        class SharedSessions(SparkConnectionManager):  # type: ignore[misc]
+            """Each has catalogs of its own, whose connections outlive it until Java tidies up.
+
+            One for each node, as dbt would have, are more than the catalog's database takes.
+            """
+
+            @classmethod
+            def open(cls, connection: Any) -> Any:
+                if connection.state == ConnectionState.OPEN or not idle:
+                    try:
+                        return super().open(connection)
+                    except FailedToConnectError as error:
+                        said = _said(error.__cause__ or error)
+                        raise FailedToConnectError(f"failed to connect: {said}") from None
+                connection.handle, connection.state = idle.pop(), ConnectionState.OPEN
+                return connection
+
+            @contextmanager
+            def exception_handler(self, sql: str) -> Iterator[None]:
+                try:
+                    with super().exception_handler(sql):
+                        yield
+                except BaseException:
+                    # Whatever was wrong may be so with all that is asked of this session.
+                    super().release()
+                    raise
+
+            def release(self) -> None:
+                connection = self.get_if_exists()
+                if connection is None or connection.state != ConnectionState.OPEN:
+                    super().release()
+                    return
+                idle.append(connection.handle)
+                connection.handle, connection.state = None, ConnectionState.CLOSED
+
+        SparkAdapter.ConnectionManager = SharedSessions
+        try:
+            yield
+        finally:
+            SparkAdapter.ConnectionManager = SparkConnectionManager
+            for handle in idle:
+                handle.close()
 
     @property
     def begin_snapshot(self) -> Sequence[str]:
@@ -364,20 +409,53 @@ class Spark(Postgres):
         return events.scan(condition, selected_fields=tuple(columns)).to_arrow_batch_reader()
 
     def has_models(self) -> bool:
-        return self.subscriber_count() is not None
+        return any(self._kept_in(self.marts))
+
+    @property
+    def beside_models(self) -> str:
+        return self.raw
+
+    def has_all_models(self) -> bool:
+        return "subscribers" in self._kept_in(self.marts)
+
+    def models_left(self) -> tuple[object, object]:
+        # The catalog names a file for all that a table or view is, another one after each change.
+        models = self._kept_in(self.marts)
+        views = {name: file for name, (kind, file) in models.items() if kind == "VIEW"}
+        loaded = self.rows(
+            f"select (select count(*) from ({self.completed_loads}) as completed), "
+            f"(select max(load_id) from ({self.completed_loads}) as completed), "
+            f"(select count(*) from {self.raw}.rekeyed_ids), "
+            f"(select max(change_id) from {self.raw}.profiles)"
+        )
+        events = self._kept_in(self.raw).get(EVENTS_TABLE)
+        tables = {name: kept for name, kept in models.items() if name not in views}
+        return [loaded, events, tables], views
+
+    def has_loads_to_count(self) -> bool:
+        # What is loaded is part of what `models_left` tells.
+        return False
+
+    def _kept_in(self, schema: str) -> dict[str, tuple[str, str]]:
+        """Of each table and view, by name, which of the two it is, and the file that says all."""
+        if self.value("select to_regclass('iceberg_tables')") is None:
+            return {}
+        found = self.rows(
+            "select table_name, coalesce(iceberg_type, 'TABLE'), metadata_location "
+            "from iceberg_tables where catalog_name = %s and table_namespace = %s "
+            "order by table_name",
+            [self.catalog, schema],
+        )
+        return {name: (kind, file) for name, kind, file in found}
 
     def model_rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._session() as cursor:
+        with self.session() as cursor:
             cursor.execute(query, list(parameters) or None)
             return [tuple(row) for row in cursor.fetchall()]
 
-    def run_by_spark(self, statement: str) -> None:
-        """Run a statement that returns nothing by Spark, rather than in the catalog's database."""
-        with self._session() as cursor:
-            cursor.execute(statement)
-
     @contextmanager
-    def _session(self) -> Iterator[Any]:
+    def session(self) -> Iterator[Any]:
+        """A cursor of Spark itself, rather than of the catalog's database."""
         from pyhive import hive
 
         connection = hive.connect(
@@ -427,6 +505,12 @@ def configured_spark(schemas: Schemas) -> Spark:
         raise ConfigurationError(f"{where}.port is {given['port']!r}: it takes a number.")
     port = int(given.pop("port", Spark.port))
     return Spark(configured_credentials(), schemas, port=port, **given)
+
+
+def _said(error: BaseException) -> str:
+    """What a failure of Spark's server says, without the places in its code."""
+    status = getattr(error.args[0], "status", None) if error.args else None
+    return str(getattr(status, "errorMessage", error)).partition("\n")[0]
 
 
 @contextmanager

@@ -247,6 +247,62 @@ class Warehouse(ABC):
         """Whether there are models to find events in."""
         return self.has_table(self.marts, "stg_mixpanel__events")
 
+    @property
+    def beside_models(self) -> str:
+        """The schema of what is kept of the models; it takes rows as any table of loads does."""
+        return self.marts
+
+    def has_all_models(self) -> bool:
+        """Whether a build came to its end, this one or another."""
+        return all(
+            self.has_table(self.marts, name)
+            for name in ("counted_loads", "counted_profiles", "subscribers")
+        )
+
+    def models_left(self) -> tuple[object, object]:
+        """What tells whether somebody touched the models: of their tables, and of their views.
+
+        That is: who counted which loads and when, how many rows there are, and all relations.
+        """
+        counted = self.rows(
+            f"select model, count(*), min(counted_at), max(counted_at), max(load_id), "
+            f"min(definition_hash), max(definition_hash) "
+            f"from {self.marts}.counted_loads group by model order by model"
+        )
+        views = dict(
+            self.rows(
+                "select table_name, view_definition from information_schema.views "
+                "where table_schema = %s order by table_name",
+                [self.marts],
+            )
+        )
+        columns = self.rows(
+            "select table_name, column_name, data_type from information_schema.columns "
+            "where table_schema = %s order by table_name, column_name",
+            [self.marts],
+        )
+        of_views = [column for column in columns if column[0] in views]
+        of_tables = [column for column in columns if column[0] not in views]
+        return [counted, self.subscriber_count(), of_tables], [list(views.items()), of_views]
+
+    def has_loads_to_count(self) -> bool:
+        """Whether what is loaded is not counted, or a counted load no longer there."""
+        counted = f"{self.marts}.counted_loads"
+        completed = self.completed_loads
+        return bool(
+            self.value(
+                f"select exists (select 1 from {counted} where load_id not in ({completed}))"
+                + "".join(
+                    f" or exists (select 1 from {self.raw}.{table} where _dlt_load_id in "
+                    f"({completed} and load_id not in (select load_id from {counted} "
+                    "where model = 'subscribers')))"
+                    for table in ("events", "rekeyed_ids")
+                )
+                + f" or exists (select 1 from {self.raw}.profiles where change_id > "
+                f"(select coalesce(max(change_id), 0) from {self.marts}.counted_profiles))"
+            )
+        )
+
     def model_rows(self, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """`rows`, of a query that reads models; without parameters, a % is its own."""
         if parameters:

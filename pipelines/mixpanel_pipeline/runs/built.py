@@ -22,6 +22,7 @@ from mixpanel_pipeline.engines import Warehouse
 # What the tests find that nothing here does, as a row that somebody changed by hand, they find
 # within a day.
 _TESTED_AGAIN_AFTER = timedelta(days=1)
+_NAME = "built"
 Missing = Literal["nothing", "tables", "everything"]
 
 # dbt's own output.
@@ -37,9 +38,9 @@ def to_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> M
         arguments: What dbt would be called with.
         now: The current instant.
     """
-    if not (warehouse.has_table(warehouse.marts, "built") and _has_models(warehouse)):
+    if not (_is_kept(warehouse) and warehouse.has_all_models()):
         return "everything"
-    found = warehouse.rows(f"select fingerprint, state, built_at from {warehouse.marts}.built")
+    found = warehouse.rows(f"select fingerprint, state, built_at from {_table(warehouse)}")
     if len(found) != 1:
         return "everything"
     built_by, state, built_at = found[0]
@@ -49,56 +50,38 @@ def to_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> M
     if was[-1] != left[-1]:
         return "everything"
     is_recent = timedelta(0) <= now - built_at < _TESTED_AGAIN_AFTER
-    if is_recent and was == left and not _has_loads_to_count(warehouse):
+    if is_recent and was == left and not warehouse.has_loads_to_count():
         return "nothing"
     return "tables"
 
 
 def forget_build(warehouse: Warehouse) -> None:
     """Say that the models are being built: until `keep_build` they are not known to be."""
-    if warehouse.has_table(warehouse.marts, "built"):
-        warehouse.execute(f"delete from {warehouse.marts}.built")
+    if _is_kept(warehouse):
+        warehouse.execute(f"delete from {_table(warehouse)}")
 
 
 def keep_build(warehouse: Warehouse, arguments: Sequence[str], now: datetime) -> None:
     """Keep that the models were built and tested, by what, and what that left."""
-    if not _has_models(warehouse):
+    if not warehouse.has_all_models():
         return
     warehouse.execute(
-        f"create table if not exists {warehouse.marts}.built "
+        f"create table if not exists {_table(warehouse)} "
         "(fingerprint text not null, state text not null, "
         "built_at timestamp with time zone not null)"
     )
     warehouse.execute(
-        f"insert into {warehouse.marts}.built values (%s, %s, %s)",
+        f"insert into {_table(warehouse)} values (%s, %s, %s)",
         [fingerprint(arguments), _state(warehouse), now],
     )
 
 
-def _has_models(warehouse: Warehouse) -> bool:
-    return all(
-        warehouse.has_table(warehouse.marts, name)
-        for name in ("counted_loads", "counted_profiles", "subscribers")
-    )
+def _table(warehouse: Warehouse) -> str:
+    return f"{warehouse.beside_models}.{_NAME}"
 
 
-def _has_loads_to_count(warehouse: Warehouse) -> bool:
-    """Whether what is loaded is not counted, or a counted load no longer there."""
-    counted = f"{warehouse.marts}.counted_loads"
-    completed = warehouse.completed_loads
-    return bool(
-        warehouse.value(
-            f"select exists (select 1 from {counted} where load_id not in ({completed}))"
-            + "".join(
-                f" or exists (select 1 from {warehouse.raw}.{table} where _dlt_load_id in "
-                f"({completed} and load_id not in (select load_id from {counted} "
-                "where model = 'subscribers')))"
-                for table in ("events", "rekeyed_ids")
-            )
-            + f" or exists (select 1 from {warehouse.raw}.profiles where change_id > "
-            f"(select coalesce(max(change_id), 0) from {warehouse.marts}.counted_profiles))"
-        )
-    )
+def _is_kept(warehouse: Warehouse) -> bool:
+    return warehouse.has_table(warehouse.beside_models, _NAME)
 
 
 def fingerprint(arguments: Sequence[str]) -> str:
@@ -126,32 +109,8 @@ def _source_files(folder: Path) -> list[Path]:
 
 
 def _state(warehouse: Warehouse) -> str:
-    """What a build leaves, as two hashes: of the tables, and of the views.
-
-    That is: who counted which loads and when, how many rows there are, and all relations.
-    """
-    counted = warehouse.rows(
-        f"select model, count(*), min(counted_at), max(counted_at), max(load_id), "
-        f"min(definition_hash), max(definition_hash) "
-        f"from {warehouse.marts}.counted_loads group by model order by model"
-    )
-    subscribers = warehouse.value(f"select count(*) from {warehouse.marts}.subscribers")
-    views = dict(
-        warehouse.rows(
-            "select table_name, view_definition from information_schema.views "
-            "where table_schema = %s order by table_name",
-            [warehouse.marts],
-        )
-    )
-    columns = warehouse.rows(
-        "select table_name, column_name, data_type from information_schema.columns "
-        "where table_schema = %s order by table_name, column_name",
-        [warehouse.marts],
-    )
-    of_views = [column for column in columns if column[0] in views]
-    of_tables = [column for column in columns if column[0] not in views]
-    tables = [counted, subscribers, of_tables]
-    return " ".join(_hashed(left) for left in (tables, [list(views.items()), of_views]))
+    """What a build leaves, as two hashes: of the tables, and of the views."""
+    return " ".join(_hashed(left) for left in warehouse.models_left())
 
 
 def _hashed(left: object) -> str:

@@ -35,8 +35,9 @@ def maintain(warehouse: Warehouse, *, now: datetime, keep: timedelta) -> None:
 
 
 def expire(warehouse: Warehouse, now: datetime) -> None:
-    """Have no table be read any more as it was before `now`."""
-    operation(warehouse, _MACRO, {"older_than": _told(now)}, failure="Not all is gone from disk")
+    """Have no table be read any more as it was before `now`, and no build's own tables either."""
+    arguments = {"older_than": _told(now), "drops_scratch": True}
+    operation(warehouse, _MACRO, arguments, failure="Not all is gone from disk")
 
 
 def _told(instant: datetime) -> str:
