@@ -14,6 +14,7 @@ class RateLimit:
 
     per_hour: int | None = 60
     per_second: int | None = 3
+    per_minute: int | None = None
     tells_wait: bool = True
     """Whether a 429 has Retry-After: with Mixpanel it may or may not."""
 
@@ -25,7 +26,11 @@ class RateLimiter:
         self.limit = limit
         self._limits = [
             (count, seconds)
-            for count, seconds in ((limit.per_hour, 3600.0), (limit.per_second, 1.0))
+            for count, seconds in (
+                (limit.per_hour, 3600.0),
+                (limit.per_minute, 60.0),
+                (limit.per_second, 1.0),
+            )
             if count is not None
         ]
         self._clock = clock

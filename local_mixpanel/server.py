@@ -17,6 +17,7 @@ from local_mixpanel.export import ExportQuery, events_answer, join_lines, matche
 from local_mixpanel.faults import Fault, PlannedFault, too_many_requests
 from local_mixpanel.http_server import HttpServer, Request
 from local_mixpanel.ingestion import InvalidBody, read_body, received
+from local_mixpanel.lexicon import Lexicon
 from local_mixpanel.profiles import ProfileStore, read_updates
 from local_mixpanel.query import (
     counts_answer,
@@ -76,7 +77,7 @@ class LocalMixpanel:
             today: The latest day that can be exported; that of `now` in UTC by default.
             port: Where to listen; 0 takes a free port.
             rate_limit: When requests are answered with 429, exports and queries each for
-                themselves; never by default.
+                themselves; never by default. The Lexicon has a limit of its own, always.
             has_query_api: Whether the project's plan includes the Query API.
             now: The clock by which events are received and become visible, with a time zone; the
                 machine's by default.
@@ -103,6 +104,8 @@ class LocalMixpanel:
         self._bytes_per_second = bytes_per_second
         self._store = EventStore()
         self.profiles = ProfileStore(profiles_per_page)
+        self.lexicon = Lexicon()
+        self._lexicon_limiter = RateLimiter(Lexicon.limit)
         self._cache = GzipCache()
         self._faults: deque[PlannedFault] = deque()
         self._requests: list[RecordedRequest] = []
@@ -250,6 +253,8 @@ class LocalMixpanel:
                     answer = self._profile_page(request)
                 case "POST", "/api/query/cohorts/list":
                     answer = self._cohorts(request)
+                case "GET", path if path == f"/api/app/projects/{self.project_id}/schemas":
+                    answer = self._schemas(request)
                 case "POST", "/engage":
                     answer = self._update_profiles(request)
                 case "POST", "/track":
@@ -317,6 +322,13 @@ class LocalMixpanel:
         self._authorize_query(request)
         _limit(self._query_limiter)
         return self.profiles.cohorts()
+
+    def _schemas(self, request: Request) -> Answer:
+        identity = self._credentials.identify(request.headers.get("authorization"))
+        if identity is not Identity.SERVICE_ACCOUNT:
+            raise Refused(as_json(401, {"error": "service account needed", "status": "error"}))
+        _limit(self._lexicon_limiter)
+        return self.lexicon.schemas()
 
     def _update_profiles(self, request: Request) -> Answer:
         try:

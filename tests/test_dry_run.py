@@ -223,7 +223,7 @@ def test_what_would_wait_is_told(mixpanel, warehouse, planned, run_sync, monkeyp
 @pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
 def test_sweeps_and_the_audit_are_planned(warehouse, run_sync, monkeypatch):
     monkeypatch.setattr(budget, "_PER_SECOND", 1000)
-    for name in ("PROFILES", "COHORTS"):
+    for name in ("PROFILES", "COHORTS", "LEXICON"):
         monkeypatch.setenv(f"SOURCES__MIXPANEL__{name}", "true")
     monkeypatch.setenv("SOURCES__MIXPANEL__AUDIT_AFTER_SYNC", "3")
     with LocalMixpanel(today=lambda: (NOW + DAY).date(), profiles_per_page=2) as server:
@@ -239,6 +239,7 @@ def test_sweeps_and_the_audit_are_planned(warehouse, run_sync, monkeypatch):
         assert said(NOW).sweeps["all profiles"] == "not due until 2026-03-11 12:00:00 UTC"
         found = said(NOW + DAY)
         assert (found.requests["profiles"], found.sweeps["all profiles"]) == (2, "due")
+        assert found.requests.pop("lexicon") == 1
         assert sum(found.requests.values()) == run_sync(NOW + DAY, skip_transform=True).requests
         warehouse.execute("update mixpanel_raw.sweeps set finished_at = null, next_page = 1")
         found = said(NOW + DAY)

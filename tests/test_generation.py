@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
+import yaml
 
 from mixpanel_pipeline.cli.main import main
 from tests.conftest import NOW
@@ -200,3 +201,23 @@ def test_what_cannot_be_written_is_told(warehouse, run_sync, sent, dbt_project, 
     [line] = told(capsys.readouterr().err, "ERROR")
     assert "No event that is loaded has the name Othr." in line
     assert not (dbt_project / "models" / "generated").exists()
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_models_say_what_people_wrote_of_their_events(
+    sent, mixpanel, warehouse, run_sync, generated, monkeypatch
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__LEXICON", "true")
+    mixpanel.lexicon.describe("Other", description='Any "other"\n{{ event }}: {% x %}')
+    mixpanel.lexicon.describe("Other", "rare", description="How rare.")
+    assert run_sync().error is None
+    assert main(["generate", "--event", "Other"]) == 0
+    [model] = yaml.safe_load((generated / "event_other.yml").read_text(encoding="utf-8"))["models"]
+    assert model["description"] == (
+        """One row for each time of the event "Other". """
+        """Any "other" {{ '{' }}{ event }}: {{ '{' }}% x %}"""
+    )
+    said = {column["name"]: column["description"] for column in model["columns"]}
+    assert said["rare"] == 'The property "rare", where it is a number. How rare.'
+    # dbt reads it.
+    assert run_sync().error is None

@@ -65,7 +65,11 @@ select
     ) as distinct_values,
     counts.first_seen_at,
     counts.last_seen_at,
-    examples.examples
+    examples.examples,
+    lexicon.display_name,
+    lexicon.description,
+    lexicon.is_hidden,
+    event_lexicon.description as event_description
 from counts
 inner join counts as of_event
     on
@@ -76,4 +80,12 @@ left join examples
         counts.event = examples.event
         and counts.property = examples.property
         and counts.type = examples.type
+left join {{ source('mixpanel', 'lexicon').render() }} as lexicon
+    on
+        counts.event = lexicon.event
+        and counts.property = lexicon.property
+left join {{ source('mixpanel', 'lexicon').render() }} as event_lexicon
+    on
+        counts.event = event_lexicon.event
+        and event_lexicon.property is null
 where counts.type <> 'event'

@@ -37,6 +37,7 @@ _RAW_TABLES = [
     "events_of_forgotten",
     "forgotten",
     "ids_to_forget",
+    "lexicon",
     "loads_begun",
     "profile_history",
     "profiles",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mixpanel_pipeline.declaration import refuse_list_that_lacks
 from mixpanel_pipeline.engines import DuckDB, Warehouse
 from mixpanel_pipeline.errors import SyncError
-from mixpanel_pipeline.runs import sweeps, unknown_names
+from mixpanel_pipeline.runs import lexicon, sweeps, unknown_names
 from mixpanel_pipeline.runs.audit import requests_needed
 from mixpanel_pipeline.runs.built import Missing as ToBuild
 from mixpanel_pipeline.runs.coverage import lacking
@@ -39,6 +39,7 @@ _KINDS = {
     "event_names": "{:,} for event names, unless all have events",
     "cohorts": "{:,} for the list of cohorts",
     "profiles": "about {:,} for profiles and members of cohorts",
+    "lexicon": "{:,} for the Lexicon, which is none of the hour's",
 }
 
 
@@ -54,7 +55,7 @@ class Plan:
         requests: How many requests of each kind there would be: exports of `events`; those of
             `evidence`, of what events of other names say of who is who; an `audit`;
             `event_names`, which is one that is not sent when all names turn out to have events;
-            `cohorts` and `profiles`.
+            `cohorts` and `profiles`; and one for the `lexicon`.
         is_at_least: The requests are as many when answers are small: no run like this is recorded.
         names: The event names of each export of the same days; None for all events.
         expected_events: By `compared_runs` runs like this one, of the same names; copies included.
@@ -378,6 +379,13 @@ def _plan_rest(found: Plan, run: Run, runs: SyncRuns) -> None:
         left -= 1
     if found.mode != "backfill" and (settings.profiles or settings.cohorts):
         _plan_sweeps(found, run, left)
+    if found.mode != "backfill" and settings.lexicon and _is_lexicon_due(run):
+        found.requests["lexicon"] = 1
+
+
+def _is_lexicon_due(run: Run) -> bool:
+    has_one = run.warehouse.has_table(run.warehouse.raw, lexicon.NAME)
+    return not has_one or lexicon.is_due(run.warehouse, run.now)
 
 
 def _told_wait(

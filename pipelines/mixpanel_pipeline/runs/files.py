@@ -151,8 +151,9 @@ class _FilesRun:
             dataset_name=self.files.dataset_name,
             pipelines_dir=str(directory),
         )
-        if self.source_settings.profiles or self.source_settings.cohorts:
-            logger.warning("Profiles and cohorts are loaded into databases only.")
+        settings = self.source_settings
+        if settings.profiles or settings.cohorts or settings.lexicon:
+            logger.warning("Profiles, cohorts and the Lexicon are loaded into databases only.")
         self.files.remove_unfinished()
         with self._failures_told():
             pipeline.sync_destination()

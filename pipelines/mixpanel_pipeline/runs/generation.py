@@ -40,13 +40,15 @@ Property = tuple[str, str]
 
 @dataclass(frozen=True)
 class Found:
-    """A row of the dictionary."""
+    """A row of the dictionary, with what is written of the property and of the event."""
 
     event: str
     property: str
     type: str
     events: int
     share: float
+    description: str | None = None
+    event_description: str | None = None
 
 
 def generate(
@@ -80,10 +82,10 @@ def generate(
         if not events or event in events:
             rows = [row for row in found if row.event == event and row.share >= min_share]
             columns = _columns(folder / f"{names[event]}.sql", rows)
-            texts |= _files(folder, names[event], event, columns)
+            texts |= _files(folder, names[event], columns, rows, event)
     if not events:
         columns = _columns(folder / f"{EVERYTHING}.sql", _of_all(found, min_share))
-        texts |= _files(folder, EVERYTHING, None, columns)
+        texts |= _files(folder, EVERYTHING, columns)
     contents = {path: _merged(path, text) for path, text in texts.items()}
     folder.mkdir(parents=True, exist_ok=True)
     outcome = {}
@@ -113,7 +115,7 @@ def _dictionary(warehouse: Warehouse) -> list[Found]:
             f"{project.COMMAND} --skip-load"
         )
     found = warehouse.rows(
-        "select event, property, type, events, event_share "
+        "select event, property, type, events, event_share, description, event_description "
         f"from {warehouse.marts}.property_dictionary"
     )
     if not found:
@@ -207,11 +209,15 @@ def _columns_of(path: Path) -> dict[str, Property]:
 
 
 def _files(
-    folder: Path, name: str, event: str | None, columns: Mapping[str, Property]
+    folder: Path,
+    name: str,
+    columns: Mapping[str, Property],
+    rows: Sequence[Found] = (),
+    event: str | None = None,
 ) -> dict[Path, str]:
     return {
         folder / f"{name}.sql": _sql(event, columns),
-        folder / f"{name}.yml": _yaml(name, event, columns),
+        folder / f"{name}.yml": _yaml(name, event, columns, rows),
     }
 
 
@@ -235,14 +241,17 @@ def _sql(event: str | None, columns: Mapping[str, Property]) -> str:
     return f"{_begin('{# ', ' #}', body)}{body}{{# {_END} #}}\n\nselect *\nfrom generated\n"
 
 
-def _yaml(name: str, event: str | None, columns: Mapping[str, Property]) -> str:
-    what = f"the event {_told(event)}" if event is not None else "all events"
-    lines = ["models:", f"  - name: {name}"]
-    lines += [
-        f"    description: {_quoted(f'One row per event of {what}, its properties as columns.')}"
+def _yaml(
+    name: str, event: str | None, columns: Mapping[str, Property], rows: Sequence[Found]
+) -> str:
+    written = {row.property: row.description for row in rows}
+    of_event = _written(rows[0].event_description if rows else None)
+    what = (
+        "One row per event of all events, its properties as columns."
         if event is None
-        else f"    description: {_quoted(f'One row for each time of {what}.')}"
-    ]
+        else f"One row for each time of the event {_told(event)}."
+    )
+    lines = ["models:", f"  - name: {name}", f"    description: {_quoted(what + of_event)}"]
     lines += ["    columns:"]
     for column, description in _OWN_COLUMNS.items():
         lines += [f"      - name: {column}", f"        description: {_quoted(description)}"]
@@ -251,7 +260,8 @@ def _yaml(name: str, event: str | None, columns: Mapping[str, Property]) -> str:
             lines += ["        data_tests:"]
             lines += [f"          - {test}: {{config: {{tags: [full_scan]}}}}" for test in _TESTS]
     for column, (one, kind) in columns.items():
-        description = _quoted(f"The property {_told(one)}, {_KINDS[kind]}.")
+        what = f"The property {_told(one)}, {_KINDS[kind]}."
+        description = _quoted(what + _written(written.get(one)))
         lines += [f'      - name: "{column}"', f"        description: {description}"]
         lines += ["        quote: true"]
     body = "\n".join(lines) + "\n"
@@ -269,9 +279,18 @@ _KINDS = {
 }
 
 
+def _written(description: str | None) -> str:
+    """What Mixpanel's Lexicon says, behind what is said already."""
+    return f" {_literally(' '.join(description.split()))}" if description else ""
+
+
 def _told(name: str) -> str:
-    """A name in a description, which dbt takes for a template."""
-    return re.sub(r"\{(?=[{%#])", "{{ '{' }}", json.dumps(name, ensure_ascii=False))
+    return _literally(json.dumps(name, ensure_ascii=False))
+
+
+def _literally(text: str) -> str:
+    """A text in a description, which dbt takes for a template."""
+    return re.sub(r"\{(?=[{%#])", "{{ '{' }}", text)
 
 
 def _quoted(text: str) -> str:

@@ -76,6 +76,7 @@ def sync(
             run.check_names()
             if backfill is None:
                 failure = run.load_profiles()
+                run.load_lexicon()
         if not skip_transform:
             run.transform(full_refresh=full_refresh)
         else:

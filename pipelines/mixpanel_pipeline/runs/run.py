@@ -17,7 +17,14 @@ from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
 from mixpanel_pipeline.events.decoding import Rules
 from mixpanel_pipeline.events.suppression import Suppression
 from mixpanel_pipeline.redaction import redacted
-from mixpanel_pipeline.runs import cohorts, rekeyed_ids, removal_in_steps, suppressed_ids, sweeps
+from mixpanel_pipeline.runs import (
+    cohorts,
+    lexicon,
+    rekeyed_ids,
+    removal_in_steps,
+    suppressed_ids,
+    sweeps,
+)
 from mixpanel_pipeline.runs.built import Missing, forget_build, keep_build, to_build
 from mixpanel_pipeline.runs.coverage import missing
 from mixpanel_pipeline.runs.dataset import Dataset
@@ -40,6 +47,7 @@ from mixpanel_pipeline.source.errors import (
     ExportError,
     NotInPlan,
 )
+from mixpanel_pipeline.source.lexicon import fetch_lexicon
 from mixpanel_pipeline.source.profiles import fetch_cohorts
 from mixpanel_pipeline.source.window import Window
 
@@ -213,6 +221,7 @@ class Run:
             self._recorded = self._runs.last_watermark()
         rekeyed_ids.prepare(self.warehouse)
         sweeps.prepare(self.warehouse)
+        lexicon.prepare(self.warehouse)
 
     def load_new(self, *, full_refresh: bool = False) -> None:
         """Load what is new; see `Loader.load_new`. A full refresh loads also what is missing."""
@@ -304,6 +313,24 @@ class Run:
                 cohorts.keep(self.warehouse, found, self.now)
             everything += [cohorts.CohortMembers(self.warehouse, one.id, self.now) for one in found]
         sweeper.sweep(everything)
+
+    def load_lexicon(self) -> None:
+        """Keep what Mixpanel's Lexicon says, where it is asked for and due.
+
+        No sync fails of it: what it said before stays, with a warning.
+        """
+        if not self.settings.lexicon:
+            return
+        with self.warehouse.kept_open():
+            if not lexicon.is_due(self.warehouse, self.now):
+                return
+        try:
+            found = fetch_lexicon(self.client, holds_nul=self.warehouse.holds_nul)
+        except ExportError as error:
+            logger.warning("The Lexicon is not loaded; what it said before stays: %s", error)
+            return
+        with self.warehouse.kept_open():
+            lexicon.keep(self.warehouse, found, self.now)
 
     def load_again(self, days: Window) -> None:
         """Load days that turned out to lack events."""

@@ -262,6 +262,24 @@ class MixpanelClient:
 
         return self._repeated(f"the query of {path}", read)
 
+    def schemas(self) -> bytes:
+        """What the project's Lexicon has of events and profiles, as it came.
+
+        It is asked once, and not waited for, as only descriptions depend on it. It is none of the
+        hour's queries: its API has a limit of its own, 5 requests a minute.
+
+        Raises:
+            ExportError: Mixpanel refused, or gave no answer.
+        """
+        url = f"{self.settings.query_host}/api/app/projects/{self.settings.project_id}/schemas"
+        try:
+            with self._send(url, {}, patient=False, names_project=False) as response:
+                return bytes(response.content)
+        except _RateLimited as error:
+            raise ExportError("Mixpanel allows 5 such requests a minute, and had them.") from error
+        except (BrokenAnswer, _Transient) as error:
+            raise ExportError(f"{error}.") from error
+
     def _query(self, path: str, parameters: dict[str, str], *, patient: bool = True) -> Any:
         url = f"{self.settings.query_host}/api/query/{path}"
 
@@ -397,9 +415,10 @@ class MixpanelClient:
         *,
         form: Mapping[str, str] | None = None,
         patient: bool = True,
+        names_project: bool = True,
     ):
         """The response to a GET, or a form's POST, of status 200; its body still to be read."""
-        if self.settings.project_id:
+        if names_project and self.settings.project_id:
             parameters = {**parameters, "project_id": self.settings.project_id}
         with requests.Session() as session:
             # What runs on this machine is behind no proxy.

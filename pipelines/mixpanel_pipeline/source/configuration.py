@@ -179,6 +179,9 @@ class MixpanelConfiguration(BaseConfiguration):
     profiles_every_hours: float = 24.0
     """How long after one sweep of all profiles, or of a cohort, began the next one may: each takes
     a request a thousand people."""
+    lexicon: bool = False
+    """`true` loads what is written of events and properties in Mixpanel's Lexicon as well, once a
+    day; with a service account only."""
     audit_after_sync: int = 0
     """How many days each sync compares with Mixpanel's own counts, and heals; 0 for none."""
     webhook_url: TSecretStrValue | None = None
@@ -422,6 +425,8 @@ def _problem(settings: MixpanelConfiguration) -> "_Problem | str | None":
         )
     if all(account) and not settings.project_id:
         return "project_id is missing: a service account needs it (Project Settings in Mixpanel)"
+    if settings.lexicon and not all(account):
+        return "lexicon = true needs a service account: Mixpanel shows the Lexicon to no other"
     if settings.project_id and not settings.project_id.isdecimal():
         expected = "has to be the number that Project Settings in Mixpanel shows as Project ID"
         return _Problem("project_id", expected, None)
