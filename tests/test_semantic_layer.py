@@ -27,12 +27,13 @@ def test_metricflow_works_out_what_the_models_have(
     mixpanel.add(traffic(seed=1, end=NOW, days=20, events=300))
     assert run_sync().error is None
     answer = tmp_path / "answer.csv"
-    query = [PROGRAMS / "mf", "query", "--metrics", ",".join(EXPECTED)]
+    query: list[str | Path] = [PROGRAMS / "mf", "query", "--metrics", ",".join(EXPECTED)]
     query += ["--group-by", "metric_time__week", "--csv", answer]
     # It would ask the internet for a newer version of itself.
     nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     environment = os.environ | nowhere | {"DBT_TARGET_PATH": str(dbt_project / "target")}
-    for command in ([PROGRAMS / "dbt", "parse"], query):
+    parse: list[str | Path] = [PROGRAMS / "dbt", "parse"]
+    for command in (parse, query):
         done = subprocess.run(
             command,
             cwd=dbt_project,
