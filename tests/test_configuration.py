@@ -242,6 +242,7 @@ def test_a_mistake_in_a_file_is_refused_with_its_line(settings_file, text, messa
         ("DESTINATION__POSTGRES__HOST", "nearest is DESTINATION__POSTGRES__CREDENTIALS__HOST"),
         ("DESTINATION__DUCKDB__PATH", "nearest is DESTINATION__DUCKDB__CREDENTIALS__DATABASE"),
         ("DESTINATION__DUCKDB__LOCK_WAIT", "nearest is DESTINATION__DUCKDB__LOCK_WAIT_SECONDS"),
+        ("DESTINATION__SPARK__WAREHUOSE", "nearest is DESTINATION__SPARK__WAREHOUSE"),
     ],
 )
 def test_a_mistake_in_the_environment_is_refused(monkeypatch, variable, message):

@@ -75,8 +75,10 @@ _OURS = {
     **dict.fromkeys(_VALID[_SOURCE], "under [sources.mixpanel]"),
 }
 _VARIABLE = re.compile(
-    r"SOURCES?_+MIXPANEL_+\w+|DESTINATIONS?_+(?:DUCKDB|FILESYSTEM|POSTGRES)_+\w+", re.I
+    r"SOURCES?_+MIXPANEL_+\w+|DESTINATIONS?_+(?:DUCKDB|FILESYSTEM|POSTGRES|SPARK)_+\w+", re.I
 )
+# No setting: a sync hands it to dbt, and `dbt_environment` to others that call dbt.
+_HANDED_ON = "DESTINATION__SPARK__RECORD"
 
 
 def check_settings() -> None:
@@ -218,7 +220,7 @@ def _nearest(name: str, section: Key) -> str:
 
 
 def _check_environment(environment: Mapping[str, str]) -> None:
-    for variable in sorted(environment):
+    for variable in sorted(environment.keys() - {_HANDED_ON}):
         problem = _variable_problem(variable)
         if problem:
             raise ConfigurationError(f"environment variable {variable}: {problem}.")
