@@ -552,7 +552,11 @@
             occurred_at,
             property,
             value_text,
-            get_json_object(concat('[', properties, ']'), concat("$[*]['", property, "']")) as value_json
+            {#- Reads all of the payload: it is asked only where the text leaves open which type it is. #}
+            case
+                when left(value_text, 1) in ('-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '[', '{') or value_text in ('true', 'false')
+                    then get_json_object(concat('[', properties, ']'), concat("$[*]['", property, "']"))
+            end as value_json
         from (
             select
                 event,

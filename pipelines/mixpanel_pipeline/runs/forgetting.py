@@ -144,8 +144,10 @@ def _found_in_steps(
     if not dry_run:
         return remove_in_steps(warehouse, ids=theirs, hashes=hashes)
     arguments: dict[str, Any] = {"ids": theirs, "dry_run": True}
-    found = operation(warehouse, "forget_events", arguments)
-    return operation(warehouse.record, "forget_record", arguments | {"found": found})
+    failure = "Nothing was forgotten"
+    found = operation(warehouse, "forget_events", arguments, failure=failure)
+    more = arguments | {"found": found}
+    return operation(warehouse.record, "forget_record", more, failure=failure)
 
 
 def _of_the_same_people(warehouse: Warehouse, ids: Sequence[str]) -> list[str]:
