@@ -94,6 +94,7 @@ def test_load_that_is_asked_for_twice_is_written_once(history: History) -> None:
     assert history.spark.events_table().metadata_location == table.metadata_location
 
 
+@pytest.mark.long
 def test_driver_that_is_killed_while_it_counts_has_counted_nothing_or_all(
     history: History,
 ) -> None:
