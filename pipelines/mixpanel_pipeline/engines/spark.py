@@ -209,6 +209,7 @@ class Spark(Postgres):
         from dbt.adapters.spark.impl import SparkAdapter
 
         idle: list[Any] = []
+        failed: list[Any] = []
 
         class SharedSessions(SparkConnectionManager):  # type: ignore[misc]
             """Each has catalogs of its own, whose connections outlive it until Java tidies up.
@@ -233,17 +234,25 @@ class Spark(Postgres):
                     with super().exception_handler(sql):
                         yield
                 except BaseException:
-                    # Whatever was wrong may be so with all that is asked of this session.
-                    super().release()
+                    # Whatever was wrong may be so with all that is asked of this session later.
+                    if (handle := self._open_handle()) is not None:
+                        failed.append(handle)
                     raise
 
             def release(self) -> None:
-                connection = self.get_if_exists()
-                if connection is None or connection.state != ConnectionState.OPEN:
+                handle = self._open_handle()
+                if handle is None or handle in failed:
                     super().release()
                     return
-                idle.append(connection.handle)
+                idle.append(handle)
+                connection = self.get_if_exists()
                 connection.handle, connection.state = None, ConnectionState.CLOSED
+
+            def _open_handle(self) -> Any:
+                connection = self.get_if_exists()
+                is_open = connection is not None and connection.state == ConnectionState.OPEN
+                # Asked for it, one that is not open opens.
+                return connection.handle if is_open else None
 
         SparkAdapter.ConnectionManager = SharedSessions
         try:

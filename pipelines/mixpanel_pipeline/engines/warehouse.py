@@ -249,7 +249,7 @@ class Warehouse(ABC):
 
     @property
     def beside_models(self) -> str:
-        """The schema of what is kept of the models; it takes rows as any table of loads does."""
+        """The schema of what a sync keeps to know its last build by."""
         return self.marts
 
     def has_all_models(self) -> bool:
