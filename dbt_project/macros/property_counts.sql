@@ -46,8 +46,7 @@
             count(*) as events,
             min(occurred_at) as first_seen_at,
             max(occurred_at) as last_seen_at,
-            {#- The example comes along: that of the smallest hash. #}
-            min({{ in_binary_order("substr(value_hash, 3, 13) || " ~ example_of_value()) }}) as smallest_hash
+            {{ smallest_hash('substr(value_hash, 3, 13)') }} as smallest_hash
         from typed_values
         group by event, property, type, substr(value_hash, 1, 2)
 
@@ -166,6 +165,17 @@
         when {{ json_type }} in ('object', 'OBJECT') then 'object'
         else 'number'
     end
+{%- endmacro %}
+
+
+{# Of these hexadecimal digits the smallest; an example comes along, that of the smallest hash. #}
+{% macro smallest_hash(digits) -%}
+    {{ adapter.dispatch('smallest_hash', 'mixpanel')(digits) }}
+{%- endmacro %}
+
+
+{% macro default__smallest_hash(digits) -%}
+    min({{ in_binary_order(digits ~ " || " ~ example_of_value()) }})
 {%- endmacro %}
 
 

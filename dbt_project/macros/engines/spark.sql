@@ -569,6 +569,16 @@
 {%- endmacro %}
 
 
+{# As numbers, unless examples come along: to find the smallest text, Spark would sort them all. #}
+{% macro spark__smallest_hash(digits) -%}
+    {%- if var('dictionary_examples') -%}
+    {{ mixpanel.default__smallest_hash(digits) }}
+    {%- else -%}
+    lower(lpad(hex(min({{ hex_number(digits) }})), 13, '0'))
+    {%- endif -%}
+{%- endmacro %}
+
+
 {% macro spark__hex_number(digits) -%}
     cast(conv({{ digits }}, 16, 10) as bigint)
 {%- endmacro %}
