@@ -574,7 +574,7 @@
     {%- if var('dictionary_examples') -%}
     {{ mixpanel.default__smallest_hash(digits) }}
     {%- else -%}
-    lower(lpad(hex(min({{ hex_number(digits) }})), 13, '0'))
+    lower(lpad(hex(min({{ mixpanel.hex_number(digits) }})), 13, '0'))
     {%- endif -%}
 {%- endmacro %}
 
