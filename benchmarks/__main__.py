@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from benchmarks.bench import Bench, Row, bench
 from benchmarks.growth import idle, on_top
 from benchmarks.loads import against_connectors, against_loaders, memory, slow_server
+from benchmarks.people import junk, profiles
 from benchmarks.queries import answers
 from benchmarks.report import remember, write
 
@@ -30,6 +31,8 @@ def main() -> None:
         "memory": lambda b: memory(b, options.sizes),
         "idle": idle,
         "growth": lambda b: on_top(b, options.base, options.times),
+        "profiles": lambda b: profiles(b, [options.events // 10, options.events]),
+        "junk": lambda b: junk(b, options.events // 10),
         "queries": lambda b: answers(b, options.events),
         "slow": lambda b: slow_server(b, 32, options.events),
     }

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import cache
@@ -84,13 +84,18 @@ class Bench:
                 self.server.drop_database(credentials.database)
 
     def sync(
-        self, warehouse: Warehouse, url: str, *arguments: str, **settings: str
+        self,
+        warehouse: Warehouse,
+        url: str,
+        *arguments: str,
+        root: str | Path = ROOT,
+        **settings: str,
     ) -> tuple[Measured, dict[str, Any]]:
-        """The whole command of a sync, and its summary."""
+        """The whole command of a sync, of the checkout in `root`, and its summary."""
         variables = environment(url) | {
             f"SOURCES__MIXPANEL__{key.upper()}": value for key, value in settings.items()
         }
-        command: list[str | Path] = [sys.executable, ROOT / "pipelines" / "run.py", "--json"]
+        command: list[str | Path] = [sys.executable, Path(root) / "pipelines" / "run.py", "--json"]
         command += ["--destination", warehouse.name, *arguments]
         found = measured(command, environment=variables)
         return found, json.loads(found.output.strip().splitlines()[-1])
@@ -111,6 +116,14 @@ def expect(found: object, wanted: object) -> None:
     """Raise `AssertionError` unless a count is right: a fast wrong answer is none."""
     if found != wanted:
         raise AssertionError(f"{found} instead of {wanted}")
+
+
+def vacuum(warehouse: Warehouse) -> None:
+    """What PostgreSQL would do in the background, within minutes and beside what is measured."""
+    if isinstance(warehouse, Postgres):
+        with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
+            connection.autocommit = True
+            cursor.execute("vacuum analyze")
 
 
 def shell(script: str, **variables: str) -> Measured:

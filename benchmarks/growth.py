@@ -1,21 +1,27 @@
 """What a sync costs when there is little that is new, on top of much that is not."""
 
 import os
-import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
 
-from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect
+from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect, vacuum
 from benchmarks.measure import measured
-from benchmarks.server import Workload, happen, serving
+from benchmarks.server import Workload, arrive, happen, serving
 from mixpanel_pipeline.engines import Spark, Warehouse
 from mixpanel_pipeline.runs.transform import transform
 
 _NEW = 2_500
+_MERGED = 1_000
+_DAYS = 45
 # What any sync by dlt and dbt has to do at least: import both, and let dbt build nothing.
 _NOTHING = """
 import sys, dlt
@@ -26,7 +32,14 @@ arguments += ["--select", "nothing", "--project-dir", sys.argv[1], "--profiles-d
 assert dbtRunner().invoke([*arguments, "--target", sys.argv[2]]).success
 """
 _EVENTS = "mixpanel_raw.events"
-_NAMED = f"(select *, SUBSCRIBER as subscriber_id from {_EVENTS}) as named"
+# Of all models those that `subscribers` is made of.
+_ALONE = (
+    "stg_mixpanel__events",
+    "subscriber_days",
+    "identity_edges",
+    "identity_map",
+    "subscribers",
+)
 
 
 def idle(bench: Bench) -> Iterator[Row]:
@@ -59,38 +72,127 @@ def idle(bench: Bench) -> Iterator[Row]:
 
 
 def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
-    """2,500 new events on top of many and of many more, and a full refresh over those."""
-    old = Workload(base, LAST_DAY.isoformat(), days=45, is_small=True)
-    for name in ("duckdb", "postgres"):
-        seconds = []
-        for copies in (1, times):
-            warehouse = bench.warehouse(name)
-            with serving(old) as url:
-                bench.initial_load(warehouse, url, old)
-                multiply(warehouse, copies)
-                transform(warehouse, full_refresh=True)
-                seconds.append(min(_sync_of_new(bench, warehouse, url, n) for n in range(REPEATS)))
-            if copies == times:
-                yield _rebuild(warehouse, base * times)
-            bench.drop(warehouse)
-        growth = seconds[1] / seconds[0] - 1
-        yield Row(
-            f"sync of {_NEW:,} new events, {name}, on top of {base * times:,}",
-            f"{seconds[1]:.1f} s",
-            f"{seconds[0]:.1f} s on top of {base:,}",
-            f"{growth:+.0%}",
-            "less than 25 % more",
-            growth < 0.25,
+    """2,500 new events, and 1,000 people who turn out to be 500, on top of many and many more."""
+    old = Workload(base, LAST_DAY.isoformat(), days=_DAYS, is_small=True)
+    with TemporaryDirectory() as folder:
+        alone = _subscribers_alone(Path(folder))
+        for name in ("duckdb", "postgres"):
+            few = _measured_on_top(bench, name, old, 1, alone)
+            many = _measured_on_top(bench, name, old, times, alone)
+            top = f"on top of {base * times:,}"
+            yield Row(
+                f"sync of {_NEW:,} new events, {name}, {top} of {many.people:,} people",
+                f"{many.sync:.1f} s",
+                f"{few.sync:.1f} s on top of {base:,} of {few.people:,}",
+                f"{many.sync / few.sync - 1:+.0%}",
+                "less than 25 % more",
+                many.sync / few.sync < 1.25,
+            )
+            yield Row(
+                f"sync of {_NEW:,} new events, {name}, {top}, all models",
+                f"{many.sync:.1f} s",
+                f"{many.alone:.1f} s: `subscribers` alone, and what it is made of",
+                f"{many.sync / many.alone:.2f} x",
+                "less than 2 x",
+                many.sync / many.alone < 2,
+            )
+            yield Row(
+                f"sync that merges {_MERGED:,} people, {name}, {top}",
+                f"{many.merge:.1f} s",
+                f"{few.merge:.1f} s on top of {base:,}",
+                f"{many.merge / few.merge - 1:+.0%}",
+            )
+            yield Row(
+                f"all models anew, {name}, {base * times:,} events of {many.people:,} people",
+                f"{many.rebuild:.1f} s",
+                f"{few.rebuild:.1f} s of {base:,}",
+            )
+            yield Row(
+                f"identities anew, {name}, {many.edges:,} pairs of ids, the whole command",
+                f"{many.identities:.1f} s",
+                f"{few.identities:.1f} s of {few.edges:,}",
+            )
+
+
+@dataclass(frozen=True)
+class _OnTop:
+    """Seconds, and how much there is."""
+
+    rebuild: float
+    identities: float
+    sync: float
+    merge: float
+    alone: float
+    people: int
+    edges: int
+
+
+def _measured_on_top(bench: Bench, name: str, old: Workload, copies: int, alone: Path) -> _OnTop:
+    warehouse = bench.warehouse(name)
+    with serving(old) as url:
+        bench.initial_load(warehouse, url, old)
+        multiply(warehouse, copies)
+        started = time.perf_counter()
+        transform(warehouse, full_refresh=True)
+        rebuild = time.perf_counter() - started
+        identities = ["dbt", "run", "--full-refresh", "--select", "identity_edges", "identity_map"]
+        found = measured(
+            [sys.executable, ROOT / "pipelines" / "run.py", *identities],
+            environment=warehouse.environment | {"DESTINATION_TYPE": name},
         )
+        vacuum(warehouse)
+        people = old.events // 60
+
+        def of_new(seed: int, root: Path = ROOT) -> float:
+            happen(url, LAST_DAY + timedelta(days=1), _NEW, seed=seed, people=people)
+            return _sync(bench, warehouse, url, _NEW, root=root)
+
+        every = min(of_new(n) for n in range(REPEATS))
+        arrive(url, list(_merges(LAST_DAY + timedelta(days=1), people)))
+        merge = _sync(bench, warehouse, url, _MERGED // 2)
+        # Last: the other models do not go along.
+        of_new(REPEATS, root=alone)
+        subscribers = min(of_new(REPEATS + n, root=alone) for n in range(1, 1 + REPEATS))
+    (count,) = warehouse.rows("select count(*) from mixpanel.subscribers")[0]
+    (edges,) = warehouse.rows("select count(*) from mixpanel.identity_edges")[0]
+    bench.drop(warehouse)
+    return _OnTop(rebuild, found.seconds, every, merge, subscribers, count, edges)
 
 
-def _sync_of_new(bench: Bench, warehouse: Warehouse, url: str, repeat: int) -> float:
-    happen(url, LAST_DAY + timedelta(days=1), _NEW, seed=repeat)
+def _sync(bench: Bench, warehouse: Warehouse, url: str, events: int, *, root: Path = ROOT) -> float:
     # What was written to get here would be written to the disk beside what is measured.
     os.sync()
-    found, summary = bench.sync(warehouse, url)
-    expect(0.98 * _NEW < summary["events_new"] <= _NEW, True)
+    found, summary = bench.sync(warehouse, url, root=root)
+    expect(0.98 * events < summary["events_new"] <= events, True)
     return found.seconds
+
+
+def _merges(day: date, people: int) -> Iterator[dict[str, Any]]:
+    """Events by which pairs of people turn out to be one."""
+    ids = [f"u{number * 2_654_435_761 % 2**32:08x}" for number in range(people)]
+    chosen = Random(3).sample(ids, _MERGED)
+    noon = int(datetime.combine(day, time_of_day(12), UTC).timestamp())
+    for one, other in zip(chosen[::2], chosen[1::2], strict=True):
+        yield {
+            "event": "$merge",
+            "properties": {"time": noon, "distinct_id": one, "$distinct_ids": [one, other]},
+        }
+
+
+def _subscribers_alone(folder: Path) -> Path:
+    """A checkout whose dbt project has no other models, and no test that reads others."""
+    for part in ("pipelines", "dbt_project"):
+        ignored = shutil.ignore_patterns("target", "logs", "__pycache__")
+        shutil.copytree(ROOT / part, folder / part, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    models = folder / "dbt_project" / "models"
+    for path in models.rglob("*"):
+        if path.is_file() and path.stem not in (*_ALONE, "_mixpanel__sources", "groups"):
+            path.unlink()
+    for path in (folder / "dbt_project" / "tests").glob("*.sql"):
+        if "ref('sync_health')" in path.read_text(encoding="utf-8"):
+            path.unlink()
+    return folder
 
 
 def _by_spark(spark: Spark) -> Callable[[str], None]:
@@ -102,10 +204,11 @@ def _by_spark(spark: Spark) -> Callable[[str], None]:
 
 
 def multiply(warehouse: Warehouse, copies: int) -> None:
-    """Add copies of all events, each as a load of its own, of the weeks before."""
+    """Add copies of all events, each as a load of its own, of other people in the weeks before."""
     # Load ids ascend in the table as those of real loads do: PostgreSQL's planner looks at that.
     last = warehouse.rows_of_events(f"select max(_dlt_load_id) from {_EVENTS}")[0][0]
     columns = sorted(warehouse.columns("mixpanel_raw", "events"))
+    json = "jsonb" if warehouse.name == "postgres" else "text"
     insert = _by_spark(warehouse) if isinstance(warehouse, Spark) else warehouse.execute
     # An index is filled faster at once than row by row.
     if warehouse.name == "postgres":
@@ -118,6 +221,9 @@ def multiply(warehouse: Warehouse, copies: int) -> None:
             "occurred_at": f"occurred_at - interval '{45 * copy} days'",
             "processed_at": f"processed_at - interval '{45 * copy} days'",
             "_dlt_load_id": f"'{load_id}'",
+            "distinct_id": _anothers("distinct_id", copy),
+            "distinct_id_before_identity": _anothers("distinct_id_before_identity", copy),
+            "properties": f"cast({_anothers_payload(copy)} as {json})",
         }
         insert(
             f"insert into {_EVENTS} ({', '.join(columns)}) "
@@ -129,52 +235,17 @@ def multiply(warehouse: Warehouse, copies: int) -> None:
             f"values ('{load_id}', 'mixpanel', 0, current_timestamp)"
         )
     warehouse.tune()
-    if warehouse.name == "postgres":
-        # PostgreSQL would do it in the background, beside what is measured.
-        with closing(warehouse.connect()) as connection, closing(connection.cursor()) as cursor:
-            connection.autocommit = True
-            cursor.execute(f"vacuum analyze {_EVENTS}")
+    vacuum(warehouse)
 
 
-def _rebuild(warehouse: Warehouse, events: int) -> Row:
-    """A full refresh of the counts against one query that counts the same."""
-    project = str(ROOT / "dbt_project")
-    options = ["--project-dir", project, "--profiles-dir", project, "--target", warehouse.name]
-    dbt = str(Path(sys.executable).with_name("dbt"))
-    command = [dbt, "--quiet", "run", "--full-refresh", "--select", "subscribers", *options]
-    ours, theirs = [], []
-    for _ in range(REPEATS):
-        ours.append(measured(command, environment=warehouse.environment).seconds)
-        warehouse.execute("drop table if exists mixpanel.single_query")
-        query = f"create table mixpanel.single_query as {_single_query()}"
-        started = time.perf_counter()
-        warehouse.execute(query)
-        theirs.append(time.perf_counter() - started)
-    expect(
-        warehouse.rows("select count(*), sum(events_processed) from mixpanel.subscribers"),
-        warehouse.rows("select count(*), sum(events_processed) from mixpanel.single_query"),
-    )
-    times = min(ours) / min(theirs)
-    return Row(
-        f"dbt run --full-refresh, {warehouse.name}, over {events:,} events, the whole command",
-        f"{min(ours):.1f} s",
-        f"{min(theirs):.1f} s: one query over the raw table, same columns",
-        f"{times:.2f} x",
-        "at most 2 x",
-        times <= 2,
-    )
+def _anothers(id_column: str, copy: int) -> str:
+    """An id, `u…` or `…-5A1C-…`, of the made-up traffic as another person has it."""
+    return f"replace(replace({id_column}, 'u', 'u{copy}.'), '-5A1C-', '-{copy:04X}-')"
 
 
-def _single_query() -> str:
-    """The counts as one query over the raw table: the models' SQL, without what keeps it exact."""
-    compiled = ROOT / "dbt_project" / "target" / "compiled" / "mixpanel" / "models"
-    counts = (compiled / "marts" / "subscribers.sql").read_text(encoding="utf-8")
-    events = (compiled / "staging" / "stg_mixpanel__events.sql").read_text(encoding="utf-8")
-    subscriber = re.search(r"case\s+when distinct_id.*?\n    end", events, re.DOTALL)
-    counts, views = re.subn(r"from \S+stg_mixpanel__events\"", f"from {_NAMED}", counts)
-    counts, claims = re.subn(
-        r"_dlt_load_id in \(.*?\n        \)\s+and ", "", counts, flags=re.DOTALL
-    )
-    if subscriber is None or (views, claims) != (1, 1):
-        raise AssertionError("the models are written otherwise than this benchmark expects")
-    return counts.replace("SUBSCRIBER", subscriber[0])
+def _anothers_payload(copy: int) -> str:
+    """The payload with such ids: PostgreSQL puts a space before values, the others do not."""
+    found = f"replace(cast(properties as text), '-5A1C-', '-{copy:04X}-')"
+    for start in ('":"u', '": "u'):
+        found = f"replace({found}, '{start}', '{start}{copy}.')"
+    return found

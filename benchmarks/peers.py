@@ -25,9 +25,13 @@ import requests
 from psycopg2 import sql
 
 from benchmarks.measure import CommandFailed, Measured, measured
+from benchmarks.relay import relay
 
 _SHIMS = Path(__file__).parent / "peers_shims"
+# The last one in Python, and the newest that PyPI has whole: later wheels fetch their program from
+# another place.
 _INGESTR = "ingestr==0.14.155"
+_INGESTR_IN_GO = "ingestr==1.1.22"
 _AIRBYTE = "airbyte-source-mixpanel==4.0.2"
 _TAP = "tap-mixpanel==1.8.0"
 _TARGET = "meltanolabs-target-postgres==0.8.1"
@@ -210,6 +214,39 @@ class _Ingestr(Peer):
         return Outcome(found.seconds, found.peak_bytes, rows)
 
 
+class _IngestrInGo(Peer):
+    """ingestr as it is written anew in Go, without taking copies out.
+
+    To merge, by its own key or by Mixpanel's, it demands an `$insert_id` of every event. It reads
+    by TLS through a proxy in Python, which passes on what the server compressed.
+    """
+
+    name = f"{_INGESTR_IN_GO} (Go)".replace("==", " ")
+    destination = "postgres"
+    _requirements = (_INGESTR_IN_GO,)
+
+    def _run(self, job: _Job, source: Source, postgres_url: str) -> Outcome:
+        account = {"username": source.username, "password": source.secret}
+        query = urlencode({**account, "project_id": source.project_id, "server": "us"})
+        with relay(source.url, job.work) as led:
+            found = job.measured(
+                [
+                    *(job.program(_INGESTR_IN_GO, "ingestr"), "ingest", "--yes"),
+                    *("--progress", "log"),
+                    *("--source-table", "events", "--dest-table", "peer_ingestr.events"),
+                    *("--interval-start", source.from_date.isoformat()),
+                    *("--interval-end", f"{source.to_date}T23:59:59"),
+                    *("--primary-key=event", "--primary-key=distinct_id", "--primary-key=time"),
+                ],
+                SOURCE_URI=f"mixpanel://?{query}",
+                DESTINATION_URI=postgres_url,
+                INGESTR_DISABLE_TELEMETRY="true",
+                **led,
+            )
+        rows = _count_rows(postgres_url, "peer_ingestr", "events")
+        return Outcome(found.seconds, found.peak_bytes, rows)
+
+
 class _Airbyte(Peer):
     """Airbyte's source, without the days that it asks for once more by default.
 
@@ -298,7 +335,7 @@ class _TapAndTarget(Peer):
         return Outcome(found.seconds, found.peak_bytes, rows)
 
 
-PEERS: Sequence[Peer] = (_Ingestr(), _Airbyte(), _TapAndTarget())
+PEERS: Sequence[Peer] = (_Ingestr(), _IngestrInGo(), _Airbyte(), _TapAndTarget())
 """All connectors that are compared with."""
 
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from benchmarks.bench import LAST_DAY, REPEATS, Bench, Row
+from benchmarks.bench import LAST_DAY, REPEATS, Bench, Row, vacuum
 from benchmarks.server import Workload, serving
 from mixpanel_pipeline.engines import Warehouse
 from mixpanel_pipeline.runs.transform import transform
@@ -33,6 +33,7 @@ def answers(bench: Bench, events: int) -> Iterator[Row]:
         with serving(workload) as url:
             bench.initial_load(warehouse, url, workload)
         transform(warehouse)
+        vacuum(warehouse)
         for question, query in questions():
             for theirs, ours in _CALLED.items():
                 query = query.replace(theirs, ours)

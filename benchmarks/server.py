@@ -21,6 +21,8 @@ from local_mixpanel import LocalMixpanel, traffic
 USERNAME, SECRET, PROJECT_ID = "local.service-account", "local-secret", "1234567"
 # Brings an event of the made-up traffic to 900 bytes; random text, since real ids are.
 _PADDING_BITS = 1_060
+# So that a million come twice within an hour's requests; Mixpanel's own are of 1,000.
+_PROFILES_PER_PAGE = 50_000
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class Workload:
         events: How many.
         last_day: The last day of them, ISO.
         days: How many days they are spread over.
-        is_small: About 200 bytes an event instead of 900.
+        is_small: About 300 bytes an event instead of 900.
         bytes_per_second: How fast an answer comes at most; None for any speed.
+        profiles: How many people have a profile.
     """
 
     events: int
@@ -40,6 +43,7 @@ class Workload:
     days: int = 1
     is_small: bool = False
     bytes_per_second: int | None = None
+    profiles: int = 0
 
 
 @contextmanager
@@ -76,13 +80,19 @@ def export_url(url: str, first: date, last: date) -> str:
     return f"{url}/api/2.0/export?{query}"
 
 
-def happen(url: str, day: date, events: int, *, seed: int) -> None:
+def happen(url: str, day: date, events: int, *, seed: int, people: int | None = None) -> None:
     """Let small events of a day arrive at the server now, as Mixpanel's SDKs send them."""
+    made = traffic(seed, day, days=1, events=events, subscribers=people, is_small=True)
+    arrive(url, list(made))
+
+
+def arrive(url: str, events: list[dict[str, Any]]) -> None:
+    """Send events to the server."""
     requests.post(
         f"{url}/import?project_id={PROJECT_ID}",
-        json=list(traffic(seed, day, days=1, events=events, is_small=True)),
+        json=events,
         auth=(USERNAME, SECRET),
-        timeout=60,
+        timeout=600,
     ).raise_for_status()
 
 
@@ -97,11 +107,29 @@ def _events(workload: Workload) -> Iterator[dict[str, Any]]:
         yield event
 
 
+def _profiles(people: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    random = Random(11)
+    for number in range(people):
+        yield (
+            f"u{number:08x}",
+            {
+                "$last_seen": "2026-01-01T00:00:00",
+                "$city": random.choice(["Oslo", "Lima", "Pune"]),
+                "income": random.choice(["<50k", "50k-100k", ">100k"]),
+                "buying_power": random.randrange(100_000) / 100,
+                "note": f"{random.getrandbits(_PADDING_BITS):x}",
+            },
+        )
+
+
 def main() -> None:
     """Serve until the process is killed."""
     workload = Workload(**json.loads(sys.argv[1]))
-    with LocalMixpanel(bytes_per_second=workload.bytes_per_second) as mixpanel:
+    with LocalMixpanel(
+        bytes_per_second=workload.bytes_per_second, profiles_per_page=_PROFILES_PER_PAGE
+    ) as mixpanel:
         mixpanel.add(_events(workload))
+        mixpanel.profiles.set(dict(_profiles(workload.profiles)))
         print(mixpanel.url, flush=True)
         while True:
             time.sleep(3600)

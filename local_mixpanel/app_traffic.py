@@ -52,7 +52,7 @@ def traffic(
         days: How many calendar days, that of `end` included.
         events: How many events, duplicates included.
         subscribers: How many may be active; one for every 60 events by default.
-        is_small: Leave out the properties that no metric needs.
+        is_small: Leave out the properties that neither a metric nor identity needs.
 
     Raises:
         ValueError: `end` has no time zone, or a number is below 1.
@@ -120,7 +120,7 @@ class _Traffic:
         user, device = _ids(subscriber)
         profile, utc_offset = PROFILES[subscriber * 7919 % len(PROFILES)]
         shared: Properties = {"$device_id": device, "$user_id": user, "$wifi": random() < 0.7}
-        shared = {} if self._is_small else shared | profile
+        shared = {"$device_id": device, "$user_id": user} if self._is_small else shared | profile
 
         last = min((day + 1) * _DAY - 1, self._end)
         time = started = self._start(day, utc_offset, last)

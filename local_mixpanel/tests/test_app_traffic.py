@@ -194,7 +194,7 @@ def test_small_events_keep_what_the_metrics_need() -> None:
     small = list(traffic(7, END, events=5_000, is_small=True))
 
     sizes = [len(json.dumps(event, separators=(",", ":"))) for event in small]
-    assert sum(sizes) / len(sizes) < 280
+    assert sum(sizes) / len(sizes) < 360
     assert {"premium", "regular"} <= {e["properties"].get("creatorType") for e in small}
 
 
