@@ -39,13 +39,15 @@ class CohortMembers:
         current = f"cohort_id = {self.cohort_id} and valid_to is null"
         yield (
             f"update {members} set valid_to = %s where {current} "
-            f"and distinct_id not in (select distinct_id from {self._raw}.swept_ids)",
+            f"and not exists (select 1 from {self._raw}.swept_ids as swept "
+            "where swept.distinct_id = cohort_members.distinct_id)",
             [self._now],
         )
         yield (
             f"insert into {members} select {self.cohort_id}, distinct_id, "
-            f"cast(%s as timestamp with time zone), null from {self._raw}.swept_ids "
-            f"where distinct_id not in (select distinct_id from {members} where {current})",
+            f"cast(%s as timestamp with time zone), null from {self._raw}.swept_ids as swept "
+            f"where not exists (select 1 from {members} as members where {current} "
+            "and members.distinct_id = swept.distinct_id)",
             [self._now],
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mixpanel_pipeline.engines import Warehouse
-from mixpanel_pipeline.runs.sweeps import Statement, Sweep, places
+from mixpanel_pipeline.runs.sweeps import Statement, Sweep
 from mixpanel_pipeline.source.profiles import Profile
 
 
@@ -40,13 +40,13 @@ class Profiles:
 
     def page(self, profiles: Sequence[Profile], sweep: Sweep) -> Iterable[Statement]:
         """What a page changes."""
-        one_each = ", ".join(["%s"] * len(profiles))
         stored = {
             distinct_id: (content_hash, is_deleted)
             for distinct_id, content_hash, is_deleted in self._warehouse.rows(
                 "select distinct_id, content_hash, is_deleted "
-                f"from {self._warehouse.raw}.profiles where distinct_id in ({one_each})",
-                [profile.distinct_id for profile in profiles],
+                f"from {self._warehouse.raw}.profiles "
+                "where distinct_id in (select unnest(cast(%s as text[])))",
+                [[profile.distinct_id for profile in profiles]],
             )
         }
         changed = [
@@ -59,22 +59,21 @@ class Profiles:
         if not changed:
             return
         yield (
-            f"insert into {self._warehouse.raw}.profiles values {places(7, len(changed))} "
+            f"insert into {self._warehouse.raw}.profiles "
+            "select unnest(cast(%s as text[])), "
+            f"cast(unnest(cast(%s as text[])) as {self._warehouse.json_type}), "
+            "unnest(cast(%s as text[])), cast(%s as timestamp with time zone), "
+            "cast(%s as timestamp with time zone), false, %s "
             "on conflict (distinct_id) do update set properties = excluded.properties, "
             "content_hash = excluded.content_hash, last_changed = excluded.last_changed, "
             "is_deleted = excluded.is_deleted, change_id = excluded.change_id",
             [
-                value
-                for profile in changed
-                for value in (
-                    profile.distinct_id,
-                    profile.properties,
-                    profile.content_hash,
-                    self._now,
-                    self._now,
-                    False,
-                    sweep.change_id,
-                )
+                [profile.distinct_id for profile in changed],
+                [profile.properties for profile in changed],
+                [profile.content_hash for profile in changed],
+                self._now,
+                self._now,
+                sweep.change_id,
             ],
         )
 
@@ -83,7 +82,8 @@ class Profiles:
         raw = self._warehouse.raw
         yield (
             f"update {raw}.profiles set is_deleted = true, last_changed = %s, change_id = %s where "
-            f"not is_deleted and distinct_id not in (select distinct_id from {raw}.swept_ids)",
+            f"not is_deleted and not exists (select 1 from {raw}.swept_ids as swept "
+            "where swept.distinct_id = profiles.distinct_id)",
             [self._now, sweep.change_id],
         )
         if not self._keeps_history:
@@ -98,8 +98,9 @@ class Profiles:
         )
         yield (
             f"insert into {raw}.profile_history select distinct_id, properties, content_hash, "
-            f"last_changed, null from {raw}.profiles where not is_deleted and distinct_id not in "
-            f"(select distinct_id from {raw}.profile_history where valid_to is null)",
+            f"last_changed, null from {raw}.profiles as profiles where not is_deleted "
+            f"and not exists (select 1 from {raw}.profile_history as kept "
+            "where valid_to is null and kept.distinct_id = profiles.distinct_id)",
             [],
         )
 

@@ -245,9 +245,9 @@ class Sweeper:
         if profiles:
             statements.append(
                 (
-                    f"insert into {self._raw}.swept_ids values {places(1, len(profiles))} "
-                    "on conflict do nothing",
-                    list(profiles),
+                    f"insert into {self._raw}.swept_ids "
+                    "select unnest(cast(%s as text[])) on conflict do nothing",
+                    [list(profiles)],
                 )
             )
             statements += swept.page(list(profiles.values()), sweep)
