@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.source.window import Window
 from tests.conftest import NOW
 from tests.warehouses import rows
@@ -207,6 +208,9 @@ def test_days_weeks_and_sessions_are_those_of_the_events(mixpanel, warehouse, ru
     assert run_sync(backfill=Window(TODAY - timedelta(days=60), TODAY)).error is None
     sent += late
     check(warehouse, sent, {"$device:1": "ada"}, untracked=[identified])
+    remove_events(warehouse, "subscriber_id = 'zoe'")
+    left = [event for event in sent if event["properties"]["distinct_id"] != "zoe"]
+    check(warehouse, left, {"$device:1": "ada"}, untracked=[identified])
 
 
 FUNNELS = [

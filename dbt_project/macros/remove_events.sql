@@ -51,10 +51,9 @@
         "delete from " ~ source('mixpanel', 'events').render()
         ~ " where event_key in (select event_key from removed_events)"
     ) -%}
-    {%- set stored = stored_table('events') -%}
-    {%- if stored -%}
-        {%- do run_statement("delete from " ~ stored ~ " where event_key in (select event_key from removed_events)") -%}
-    {%- endif -%}
+    {%- for name in ['events', 'touches'] if stored_table(name) -%}
+        {%- do run_statement("delete from " ~ stored_table(name) ~ " where event_key in (select event_key from removed_events)") -%}
+    {%- endfor -%}
     {%- set counts = stored_table('property_counts') -%}
     {%- if counts -%}
         {%- set of_names = "event in (select event from removed_events)" -%}

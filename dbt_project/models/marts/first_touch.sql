@@ -1,1 +1,1 @@
-{{ touches('asc') }}
+{{ touches_of_people('asc') }}

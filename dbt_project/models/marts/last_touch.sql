@@ -1,1 +1,1 @@
-{{ touches('desc') }}
+{{ touches_of_people('desc') }}
