@@ -5,7 +5,13 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.bench import Bench, Row, bench
 from benchmarks.growth import idle, on_top
-from benchmarks.loads import against_connectors, against_loaders, memory, slow_server
+from benchmarks.loads import (
+    against_connectors,
+    against_loaders,
+    first_sync,
+    memory,
+    slow_server,
+)
 from benchmarks.people import junk, profiles
 from benchmarks.queries import answers
 from benchmarks.report import remember, write
@@ -27,6 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     sections: dict[str, Section] = {
         "load": lambda b: against_loaders(b, options.events),
+        "first": lambda b: first_sync(b, options.events // 5),
         "connectors": lambda b: against_connectors(b, options.events, options.peer_events),
         "memory": lambda b: memory(b, options.sizes),
         "idle": idle,

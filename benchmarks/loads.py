@@ -106,6 +106,31 @@ def against_loaders(bench: Bench, events: int) -> Iterator[Row]:
             )
 
 
+def first_sync(bench: Bench, events: int) -> Iterator[Row]:
+    """A small project's first sync, against curl into a file that DuckDB reads."""
+    workload = Workload(events, LAST_DAY.isoformat())
+    with serving(workload) as url:
+        lines, database = bench.directory / "first.jsonl", bench.directory / "first.duckdb"
+        ours, theirs = [], []
+        _download(url, str(lines))
+        for _ in range(REPEATS):
+            read = [sys.executable, "-c", _DUCKDB_READER, str(database), str(lines)]
+            theirs.append(_download(url, str(lines)).seconds + measured(read).seconds)
+            database.unlink()
+            warehouse = bench.warehouse("duckdb")
+            ours.append(bench.initial_load(warehouse, url, workload).seconds)
+            bench.drop(warehouse)
+    times = min(ours) / min(theirs)
+    yield Row(
+        f"first sync of {events:,} events, duckdb, the whole command without models",
+        f"{min(ours):.1f} s",
+        f"{min(theirs):.1f} s: curl, and DuckDB's own reader",
+        f"{times:.1f} x",
+        "at most 3.5 x",
+        times <= 3.5,
+    )
+
+
 def against_connectors(bench: Bench, events: int, peer_events: int) -> Iterator[Row]:
     """HTTP to the raw table, and what other connectors make of the same events, or of fewer."""
     ours: dict[str, float] = {}

@@ -15,6 +15,7 @@ _STORED = (
     "identity_map",
     "subscribers",
     "property_counts",
+    "touches",
 )
 # Of what is stored.
 _VIEWS = (

@@ -114,6 +114,8 @@
         {%- do run_query("create index if not exists " ~ index ~ " on " ~ target ~ " (" ~ quoted | join(', ') ~ ")") -%}
     {%- endfor -%}
 
+    {%- do run_query(postgres__plan_as_usual(fresh)) -%}
+
     {%- call statement('main') -%}
         {%- if rebuild -%}
             delete from {{ target }};
@@ -424,6 +426,17 @@
 {% macro postgres__look_loads_up() -%}
     set local enable_seqscan = off;
     set local jit = off;
+{%- endmacro %}
+
+
+{#
+    What was said of how to read events is not meant for what is made of them: of an id that most rows
+    have, PostgreSQL would look up all of those for each row.
+#}
+{% macro postgres__plan_as_usual(fresh) -%}
+    analyze {{ fresh }};
+    set local enable_sort to default;
+    set local enable_seqscan to default;
 {%- endmacro %}
 
 

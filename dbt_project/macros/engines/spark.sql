@@ -552,19 +552,43 @@
             occurred_at,
             property,
             value_text,
-            {#- Reads all of the payload: it is asked only where the text leaves open which type it is. #}
             case
-                when left(value_text, 1) in ('-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '[', '{') or value_text in ('true', 'false')
-                    then get_json_object(concat('[', properties, ']'), concat("$[*]['", property, "']"))
+                when sign rlike '^["tf\\[{0-9-]' then sign
+                {#- Reads all of the payload. #}
+                when is_open then get_json_object(concat('[', properties, ']'), concat("$[*]['", property, "']"))
             end as value_json
         from (
             select
-                event,
-                occurred_at,
-                properties,
-                explode(from_json(properties, 'map<string,string>')) as (property, value_text)
-            from {{ events }}
-        ) as items
+                *,
+                {#- What the value begins with, of a name that is in the payload once, which escapes nothing. #}
+                case
+                    when
+                        is_open
+                        and instr(properties, '\\') = 0
+                        and instr(properties, name) + length(name) - 1 + length(substring_index(properties, name, -1)) = length(properties)
+                        and left(substring_index(properties, name, -1), 1) = ':'
+                        then substr(substring_index(properties, name, -1), 2, 1)
+                end as sign
+            from (
+                select
+                    event,
+                    occurred_at,
+                    properties,
+                    property,
+                    value_text,
+                    concat('"', property, '"') as name,
+                    {#- Whether the text alone leaves open which type it is. #}
+                    coalesce(left(value_text, 1) in ('-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '[', '{') or value_text in ('true', 'false'), false) as is_open
+                from (
+                    select
+                        event,
+                        occurred_at,
+                        properties,
+                        explode(from_json(properties, 'map<string,string>')) as (property, value_text)
+                    from {{ events }}
+                ) as items
+            ) as named
+        ) as begun
     ) as expanded
 {%- endmacro %}
 
