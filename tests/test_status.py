@@ -2,12 +2,14 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from local_mixpanel import LocalMixpanel
 from mixpanel_pipeline.cli.main import main
-from mixpanel_pipeline.runs.pipeline import sync
+from mixpanel_pipeline.runs.pipeline import audit, sync
 from mixpanel_pipeline.runs.status import status
 from mixpanel_pipeline.source.configuration import load_configuration
 from tests.conftest import NOW
@@ -38,7 +40,7 @@ def test_what_ran_and_what_is_loaded_is_told(mixpanel, warehouse, run_sync):
     assert "mixpanel_pipeline_well 1" in found.as_prometheus()
 
     assert stands(warehouse, NOW + 30 * HOUR).problems == [
-        "No run has succeeded in the last 24 hours."
+        "No sync has succeeded in the last 24 hours."
     ]
 
 
@@ -49,7 +51,35 @@ def test_a_run_that_failed_or_died_is_a_problem(mixpanel, warehouse, run_sync):
     warehouse.execute("update mixpanel_raw.sync_runs set status = 'running'")
     assert any("died without a word" in problem for problem in stands(warehouse).problems)
     with warehouse.lock():
-        assert not any("died" in problem for problem in stands(warehouse).problems)
+        # The first of all may take longer than a day.
+        assert stands(warehouse, NOW + 30 * HOUR).problems == []
+
+
+def test_an_audit_is_no_sync(mixpanel, warehouse, run_sync):
+    mixpanel.add([event("ann")])
+    run_sync(skip_transform=True)
+    synced = stands(warehouse).last_success_at
+    warehouse.execute("delete from mixpanel_raw.events")
+    assert run_sync(now=NOW + HOUR / 2, skip_load=True).status == "ok"
+    assert audit(warehouse, load_configuration(), now=NOW + HOUR).status == "differing"
+    found = stands(warehouse, NOW + HOUR)
+    assert (found.last_audit, found.problems) == ("1 count differs from Mixpanel's own", [])
+    assert found.last_success_at == synced
+    warehouse.execute(
+        "update mixpanel_raw.sync_runs set status = 'failed', error = 'No space.' "
+        "where mode <> 'audit'"
+    )
+    assert "The last run failed: No space." in stands(warehouse, NOW + HOUR).problems
+
+
+def test_instants_are_told_in_utc(mixpanel, warehouse, run_sync):
+    mixpanel.add([event("ann")])
+    run_sync(skip_transform=True)
+    console = Console(file=StringIO(), width=200)
+    stands(warehouse, NOW + HOUR).print(console)
+    told = console.file.getvalue()
+    assert f"{NOW - HOUR:%Y-%m-%d %H:%M:%S} UTC, 2.0 hours ago" in told
+    assert f"│ {NOW:%Y-%m-%d %H:%M:%S} │ first" in told
 
 
 def test_a_sync_that_runs_is_told_and_not_disturbed(mixpanel, warehouse, run_sync):

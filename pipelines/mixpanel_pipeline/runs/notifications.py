@@ -51,14 +51,13 @@ class Told(Protocol):
         """The source's configuration."""
 
 
-def tell(run: Told, *, differing: int = 0) -> None:
+def tell(run: Told) -> None:
     """Tell how a run ended; nothing of one that was skipped. It takes some seconds at most.
 
     Audits are told of as well, but for the heartbeat: that says that syncs go on.
 
     Args:
         run: The run, which is over.
-        differing: How many counts an audit found that differ.
     """
     settings, summary = run.source_settings, run.summary
     is_audit = summary.mode == "audit"
@@ -66,9 +65,8 @@ def tell(run: Told, *, differing: int = 0) -> None:
     text = None
     if summary.status == "failed":
         text = _failure(run.reason or "", summary.mode, _facts(run))
-    elif summary.status == "ok" and differing:
-        noun = "count differs" if differing == 1 else "counts differ"
-        text = f"Mixpanel audit: {differing:,} {noun} from Mixpanel's own ({_facts(run)})."
+    elif summary.status == "ok" and summary.error:
+        text = f"Mixpanel audit: {summary.error} ({_facts(run)})."
     elif summary.status == "ok" and run.failures:
         runs = "run" if run.failures == 1 else "runs"
         since = f" since {_told(run.failing_since)}" if run.failing_since else ""

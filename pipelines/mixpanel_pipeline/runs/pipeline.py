@@ -130,13 +130,16 @@ def audit(
         found = compare(run, days, heal=heal)
         if found.healed_days and not skip_transform:
             run.transform()
+        if found.status == "differing":
+            number = len(found.to_look_at)
+            noun = "count differs" if number == 1 else "counts differ"
+            run.summary.error = f"{number:,} {noun} from Mixpanel's own"
 
     _perform(run, steps)
     if run.summary.status == "failed":
         # What was healed before the failure is healed.
         found.status, found.error = "impossible", run.summary.error
-    is_differing = found.status == "differing"
-    tell(run, differing=len(found.to_look_at) if is_differing else 0)
+    tell(run)
     return found
 
 

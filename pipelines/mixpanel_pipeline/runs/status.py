@@ -51,6 +51,8 @@ class Status:
         problems: What somebody has to look at; none when all is well.
         running: Who holds the lock; None when no sync runs.
         last_runs: The last runs, the newest first, as `sync_runs` has them.
+        last_success_at: When a sync last succeeded; no audit, no backfill and no build is one.
+        last_audit: `ok`, or what the last audit found, or why it failed.
         watermark: Up to where events are loaded.
         lag_seconds: How long ago that is.
         events_late: Of the new events of the last week, the share that came later than
@@ -96,7 +98,7 @@ class Status:
             "well": ("1 when nobody has to look", float(self.is_well)),
             "running": ("1 while a sync runs", float(self.running is not None)),
             "last_success_timestamp_seconds": (
-                "When the last run succeeded",
+                "When a sync last succeeded",
                 _seconds(self.last_success_at),
             ),
             "watermark_timestamp_seconds": (
@@ -135,7 +137,8 @@ class Status:
             self.destination: self.location,
             "running": self.running or "nothing",
             "last success": _told(self.last_success_at),
-            "watermark": _told(self.watermark),
+            "watermark": self.lag_seconds is not None
+            and f"{_told(self.watermark)}, {self.lag_seconds / 3600:.1f} hours ago",
             "late events, last week": late,
             "days missing": self.days_missing or None,
             "last audit": self.last_audit_at and f"{self.last_audit}, {_told(self.last_audit_at)}",
@@ -148,11 +151,11 @@ class Status:
                 facts.add_row(name, str(value))
         console.print(facts)
         if self.last_runs:
-            runs = Table("started", "mode", "status", "new", "error")
+            runs = Table("started, UTC", "mode", "status", "new", "error")
             runs.columns[3].justify = "right"
             runs.columns[4].overflow = "fold"
             for run in self.last_runs:
-                started = f"{run['started_at']:%Y-%m-%d %H:%M:%S}"
+                started = f"{run['started_at'].astimezone(UTC):%Y-%m-%d %H:%M:%S}"
                 new = "" if run["events_new"] is None else f"{run['events_new']:,}"
                 runs.add_row(started, run["mode"], run["status"], new, run["error"] or "")
             console.print(runs)
@@ -200,12 +203,21 @@ def _read(warehouse: Warehouse, found: Status, now: datetime) -> None:
             f"limit {LAST_RUNS}"
         )
     ]
+    # As `sync_health` has it.
     found.last_success_at = warehouse.value(
-        f"select max(finished_at) from {runs} where status = 'ok'"
+        f"select max(finished_at) from {runs} where status = 'ok' and to_date is not null "
+        "and mode in ('first', 'incremental', 'full_refresh')"
     )
+    # No audit that went well makes up for a sync that failed before it.
+    ended = warehouse.rows(
+        f"select status, error from {runs} where mode <> 'audit' and status <> 'running' "
+        "order by started_at desc, id desc limit 1"
+    )
+    if ended and ended[0][0] == "failed":
+        found.problems.append(f"The last run failed: {ended[0][1]}")
     audits = warehouse.rows(
-        f"select finished_at, status from {runs} where mode = 'audit' and finished_at is not null "
-        "order by finished_at desc limit 1"
+        f"select finished_at, coalesce(error, status) from {runs} "
+        "where mode = 'audit' and finished_at is not null order by finished_at desc limit 1"
     )
     if audits:
         found.last_audit_at, found.last_audit = audits[0]
@@ -256,18 +268,20 @@ def _judge(found: Status, now: datetime, max_age: timedelta) -> None:
     ended = [run for run in found.last_runs if run["status"] != "running"]
     if not found.last_runs:
         found.problems.append("Nothing was ever loaded.")
-    elif ended and ended[0]["status"] == "failed":
-        found.problems.append(f"The last run failed: {ended[0]['error']}")
+    elif ended and (ended[0]["mode"], ended[0]["status"]) == ("audit", "failed"):
+        found.problems.append(f"The last audit failed: {ended[0]['error']}")
     unfinished = [run for run in found.last_runs if run["status"] == "running"]
     if unfinished and found.running is None:
         found.problems.append(
-            f"The run of {unfinished[0]['started_at']:%Y-%m-%d %H:%M:%S} died without a word. "
+            f"The run of {_told(unfinished[0]['started_at'])} died without a word. "
             "What it had committed counts; run again."
         )
     last = found.last_success_at
-    if found.last_runs and (last is None or now - last > max_age):
+    # The first of all may be loading just now.
+    is_awaited = last is None and found.running is not None
+    if found.last_runs and not is_awaited and (last is None or now - last > max_age):
         hours = max_age.total_seconds() / 3600
-        found.problems.append(f"No run has succeeded in the last {hours:g} hours.")
+        found.problems.append(f"No sync has succeeded in the last {hours:g} hours.")
 
 
 def _told(instant: datetime | None) -> str | None:
