@@ -1,7 +1,8 @@
-"""The installed command in a project of one's own: the wheel, not this checkout."""
+"""The installed command in a project of one's own: the sdist's wheel, not this checkout."""
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -26,8 +27,13 @@ def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     wheels, environment = folder / "wheels", folder / "environment"
     pip = ["pip", "--disable-pip-version-check", "--python", environment / "bin" / "python"]
-    build = ["hatchling", "build", "--target", "wheel", "--directory", wheels]
-    subprocess.run([sys.executable, "-m", *build], cwd=project.folder(), check=True)
+    build = [sys.executable, "-m", "hatchling", "build", "--target"]
+    # From what the sdist has, so that it is known to have all that a wheel needs.
+    subprocess.run([*build, "sdist", "--directory", folder], cwd=project.folder(), check=True)
+    [sdist] = folder.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, folder, filter="data")
+    unpacked = folder / sdist.name.removesuffix(".tar.gz")
+    subprocess.run([*build, "wheel", "--directory", wheels], cwd=unpacked, check=True)
     venv.create(environment, symlinks=True)
     [wheel] = wheels.iterdir()
     install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
@@ -84,6 +90,12 @@ def test_init_writes_what_is_missing_and_changes_nothing(own):
         "written  .gitignore"
     ]
     assert secrets.read_text(encoding="utf-8") == "# mine"
+
+
+def test_where_no_project_is_nothing_is_counted(own, mixpanel):
+    told = own.run(expected=2).stderr.replace("\n", " ")
+    assert f"{own.folder} has no dbt_project/dbt_project.yml" in told
+    assert list(own.folder.iterdir()) == []
 
 
 def test_what_is_wrong_in_ones_own_declaration_has_its_line(own):

@@ -197,7 +197,7 @@ class _Declaration:
     """The variables, by YAML's nodes: they know their lines, their own spelling, doubled keys."""
 
     def __init__(self) -> None:
-        own = project.dbt_project()
+        own = project.declaring_dbt_project()
         self._variables = self._of(own)
         if own != project.DBT_PACKAGE:
             self._variables = self._of(project.DBT_PACKAGE) | self._variables

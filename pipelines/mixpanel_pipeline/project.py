@@ -58,6 +58,22 @@ def dbt_project() -> Path:
     return own if (own / "dbt_project.yml").is_file() else DBT_PACKAGE
 
 
+def declaring_dbt_project() -> Path:
+    """`dbt_project`, for what is declared there: an installed package has nothing to count itself.
+
+    Raises:
+        ConfigurationError: It is installed, and there is no dbt project of the user's own.
+    """
+    found = dbt_project()
+    if IS_INSTALLED and _dbt_project is None and found == DBT_PACKAGE:
+        raise ConfigurationError(
+            f"{folder()} has no dbt_project/dbt_project.yml, which says what is counted. Begin a "
+            f"project there with: {COMMAND} init. If it is elsewhere, run the command in its "
+            "folder, or name that in DLT_PROJECT_DIR."
+        )
+    return found
+
+
 def use_dbt_project(path: Path) -> None:
     """Build that one in this process, whatever the project's folder has."""
     global _dbt_project

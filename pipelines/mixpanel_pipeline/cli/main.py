@@ -100,7 +100,6 @@ def main(arguments: list[str] | None = None) -> int:
         from mixpanel_pipeline.settings import check_settings
 
         check_settings()
-        metrics()
         if options.command == "demo":
             if not project.IS_INSTALLED:
                 sys.path.insert(0, str(project.folder()))
@@ -108,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             with interruption.raised():
                 return demo()
+        metrics()
         if options.command == "audit":
             return _report_audit(_audit(options), as_json=options.json)
         return _report(_sync(parser, options), as_json=options.json)
