@@ -134,6 +134,8 @@ def test_a_project_of_ones_own_counts_its_metrics(own, warehouse, mixpanel, monk
             assert (summary["mode"], summary["events_new"]) == ("first", 3)
             assert rows(counted) == [("ada", 2), ("eve", 1)]
             assert rows("select count(*) from mixpanel.active_subscribers") == [(2,)]
+        described = "select obj_description('mixpanel.active_subscribers'::regclass)"
+        assert warehouse.value(described).startswith("Subscribers of whom")
         # What hangs on a table of the package outlives that another metric is counted.
         warehouse.execute(
             "create view public.mine as select subscriber_id from mixpanel.subscribers"

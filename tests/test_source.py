@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dlt
 import duckdb
@@ -174,14 +175,9 @@ def test_dlt_init_gives_the_source(server, tmp_path, monkeypatch):
         monkeypatch.delenv(f"SOURCES__MIXPANEL__{name}")
     monkeypatch.delenv("DLT_PROJECT_DIR")
     monkeypatch.setenv("PYTHONPATH", str(folder() / "pipelines"))
-    server.add(
-        [
-            {
-                "event": "A",
-                "properties": {"time": int(datetime.now(UTC).timestamp()), "distinct_id": "u"},
-            }
-        ]
-    )
+    clock = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
+    properties = {"time": int(clock.timestamp()), "distinct_id": "u"}
+    server.add([{"event": "A", "properties": properties}])
     project = tmp_path / "initialised"
     project.mkdir()
 
@@ -192,7 +188,9 @@ def test_dlt_init_gives_the_source(server, tmp_path, monkeypatch):
     run(*dlt_init, "--location", folder())
     settings = project / ".dlt"
     (settings / "config.toml").write_text(
-        f'[sources.mixpanel_export]\nproject_id = "{server.project_id}"\n', encoding="utf-8"
+        f'[sources.mixpanel_export]\nproject_id = "{server.project_id}"\n'
+        'timezone = "America/New_York"\n',
+        encoding="utf-8",
     )
     (settings / "secrets.toml").write_text(
         f'[sources.mixpanel_export]\nservice_account_username = "{server.username}"\n'
@@ -202,4 +200,6 @@ def test_dlt_init_gives_the_source(server, tmp_path, monkeypatch):
     for _ in range(2):
         run(sys.executable, "mixpanel_export_pipeline.py")
     with duckdb.connect(project / "mixpanel_export.duckdb") as connection:
-        assert connection.sql("select distinct_id from mixpanel_raw.events").fetchall() == [("u",)]
+        found = connection.sql("select distinct_id, epoch(occurred_at) from mixpanel_raw.events")
+        happened = clock.replace(tzinfo=ZoneInfo("America/New_York"))
+        assert found.fetchall() == [("u", happened.timestamp())]

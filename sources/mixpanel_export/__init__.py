@@ -15,6 +15,7 @@ def mixpanel_export(
     service_account_username: str = dlt.secrets.value,
     service_account_secret: str = dlt.secrets.value,
     region: str = "us",
+    timezone: str = "UTC",
     **settings: Any,
 ) -> Iterable[DltResource]:
     """What is new in Mixpanel's Raw Event Export; see `mixpanel_pipeline.mixpanel_source`.
@@ -24,13 +25,16 @@ def mixpanel_export(
         service_account_username: Of a service account that may read the project.
         service_account_secret: Its secret.
         region: `us`, `eu` or `in`.
-        settings: What else `mixpanel_source` takes, as `from_date` and `to_date`.
+        timezone: Of a project created before 2023, that of its Project Settings.
+        settings: What else `mixpanel_source` takes, as `from_date` and `to_date`. Of these, what is
+            configured is read in section `sources.mixpanel`.
     """
     source = mixpanel_source(
         project_id=project_id,
         service_account_username=service_account_username,
         service_account_secret=service_account_secret,
         region=region,
+        timezone=timezone,
         **settings,
     )
     return tuple(source.resources.values())
