@@ -93,8 +93,9 @@ def test_init_writes_what_is_missing_and_changes_nothing(own):
 
 
 def test_where_no_project_is_nothing_is_counted(own, mixpanel):
-    told = own.run(expected=2).stderr.replace("\n", " ")
-    assert f"{own.folder} has no dbt_project/dbt_project.yml" in told
+    for arguments in ([], ["dbt", "parse"]):
+        told = own.run(*arguments, expected=2).stderr.replace("\n", " ")
+        assert f"{own.folder} has no dbt_project/dbt_project.yml" in told
     assert list(own.folder.iterdir()) == []
 
 

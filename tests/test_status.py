@@ -81,9 +81,9 @@ def test_an_audit_is_no_sync(mixpanel, warehouse, run_sync):
 def test_instants_are_told_in_utc(mixpanel, warehouse, run_sync):
     mixpanel.add([event("ann")])
     run_sync(skip_transform=True)
-    console = Console(file=StringIO(), width=200)
-    stands(warehouse, NOW + HOUR).print(console)
-    told = console.file.getvalue()
+    written = StringIO()
+    stands(warehouse, NOW + HOUR).print(Console(file=written, width=200))
+    told = written.getvalue()
     assert f"{NOW - HOUR:%Y-%m-%d %H:%M:%S} UTC, 2.0 hours ago" in told
     assert f"│ {NOW:%Y-%m-%d %H:%M:%S} │ first" in told
 

@@ -86,10 +86,10 @@ def link_dbt_package() -> None:
     Not by packages.yml: dbt would write this machine's path into the lock file beside it.
 
     Raises:
-        ConfigurationError: It cannot be put there, or the user's own lacks what takes our
-            materializations: those of dbt would drop the views that others have on our models.
+        ConfigurationError: It cannot be put there, as there is none of the user's own or for
+            another reason, or the user's own lacks what takes our materializations: those of dbt would drop the views that others have on our models.
     """
-    own = dbt_project()
+    own = declaring_dbt_project()
     if own == DBT_PACKAGE:
         return
     if not any(_TAKEN in path.read_bytes() for path in (own / "macros").rglob("*.sql")):

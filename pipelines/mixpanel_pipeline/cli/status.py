@@ -9,7 +9,7 @@ while a sync runs too.
 
 exit codes:
   0  all is well, or a sync is writing just now
-  1  somebody has to look: the last run failed or died, or none succeeded for --max-age-hours
+  1  somebody has to look: the last run failed or died, or no sync succeeded for --max-age-hours
   2  wrong usage or configuration
 """
 

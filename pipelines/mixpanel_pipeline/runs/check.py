@@ -115,7 +115,7 @@ def _check_mixpanel(
     lines: list[Line], settings: MixpanelConfiguration, warehouse: Warehouse | None, now: datetime
 ) -> None:
     spent = _requests_ago(warehouse, now)
-    left = settings.requests_per_hour - len(spent)
+    left = max(settings.requests_per_hour - len(spent), 0)
     if left < settings.requests_per_hour // 2:
         told = f"{left} of {settings.requests_per_hour} requests are left: a sync may have to wait."
         _add(lines, "requests this hour", "warning", told)
