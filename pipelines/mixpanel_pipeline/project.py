@@ -87,7 +87,8 @@ def link_dbt_package() -> None:
 
     Raises:
         ConfigurationError: It cannot be put there, as there is none of the user's own or for
-            another reason, or the user's own lacks what takes our materializations: those of dbt would drop the views that others have on our models.
+            another reason, or that one lacks what takes our materializations: those of dbt would
+            drop the views that others have on our models.
     """
     own = declaring_dbt_project()
     if own == DBT_PACKAGE:
