@@ -29,6 +29,7 @@ import dlt.destinations.impl.duckdb.duck  # noqa: F401
 import dlt.destinations.impl.postgres.postgres  # noqa: F401
 from dlt.common.runtime import run_context
 
+from mixpanel_pipeline import project
 from mixpanel_pipeline.engines import Warehouse, open_warehouse
 from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.source import plan
@@ -58,7 +59,14 @@ def start_sync(now: datetime, *, file_bytes: int | None = None, **arguments: Any
     """
     process = context.Process(
         target=_sync,
-        args=(dict(os.environ), plan.COMMIT_BYTES, now, file_bytes, arguments),
+        args=(
+            dict(os.environ),
+            project.dbt_project(),
+            plan.COMMIT_BYTES,
+            now,
+            file_bytes,
+            arguments,
+        ),
         daemon=True,
     )
     process.start()
@@ -67,11 +75,14 @@ def start_sync(now: datetime, *, file_bytes: int | None = None, **arguments: Any
 
 def _sync(
     environment: dict[str, str],
+    dbt_project: Path,
     commit_bytes: int,
     now: datetime,
     file_bytes: int | None,
     arguments: dict[str, Any],
 ) -> None:
+    project.DBT_PACKAGE = dbt_project
+    project.use_dbt_project(dbt_project)
     plan.COMMIT_BYTES = commit_bytes
     os.environ.clear()
     os.environ.update(environment)

@@ -14,6 +14,8 @@ from typing import Any
 Event = dict[str, Any]
 Row = dict[str, Any]
 Links = dict[tuple[str, str], int]
+Metrics = dict[str, tuple[str, str]]
+"""The event of each, and which of those it counts: `all`, `premium` or `regular`; or `flag`."""
 
 ID_PROPERTIES = (
     "distinct_id",
@@ -23,21 +25,24 @@ ID_PROPERTIES = (
     "identified_id",
     "$identified_id",
 )
-TRACKED = {
-    "DubAutoCopyInitiated",
-    "Viewed Portfolio Details",
-    "Viewed Creator Profile",
-    "AchTransferInitiated",
-    "Viewed Creator Paywall",
-    "SubscriptionCreated",
-    "$ae_session",
-    "Viewed Stripe Modal",
-    "Tapped Creator Card",
-    "Tapped Portfolio Card",
-    "BankAccountLinked",
+METRICS: Metrics = {
+    "total_copies": ("DubAutoCopyInitiated", "all"),
+    "total_regular_copies": ("DubAutoCopyInitiated", "regular"),
+    "total_premium_copies": ("DubAutoCopyInitiated", "premium"),
+    "regular_pdp_views": ("Viewed Portfolio Details", "regular"),
+    "premium_pdp_views": ("Viewed Portfolio Details", "premium"),
+    "regular_creator_profile_views": ("Viewed Creator Profile", "regular"),
+    "premium_creator_profile_views": ("Viewed Creator Profile", "premium"),
+    "total_ach_transfers": ("AchTransferInitiated", "all"),
+    "paywall_views": ("Viewed Creator Paywall", "all"),
+    "total_subscriptions": ("SubscriptionCreated", "all"),
+    "app_sessions": ("$ae_session", "all"),
+    "stripe_modal_views": ("Viewed Stripe Modal", "all"),
+    "creator_card_taps": ("Tapped Creator Card", "all"),
+    "portfolio_card_taps": ("Tapped Portfolio Card", "all"),
+    "linked_bank_account": ("BankAccountLinked", "flag"),
 }
 IDENTITY_EVENTS = {"$identify", "$create_alias", "$merge"}
-ASKED = TRACKED | IDENTITY_EVENTS
 PROFILE_COLUMNS = (
     "income",
     "net_worth",
@@ -58,6 +63,16 @@ PROFILE_COLUMNS = (
 ADDED_BY_IDENTITY = {"$distinct_id_before_identity", "$user_id", "$is_reshuffled"}
 JUNK = {"null", "<null>", "none", "undefined", "anonymous", "[object object]", "0" * 32}
 JUNK.add("00000000-0000-0000-0000-000000000000")
+
+
+def tracked(metrics: Metrics) -> set[str]:
+    """The events that count."""
+    return {event for event, _ in metrics.values()}
+
+
+def asked(metrics: Metrics) -> set[str]:
+    """The events that Mixpanel is asked for."""
+    return tracked(metrics) | IDENTITY_EVENTS
 
 
 def deliver(loaded: dict[Hashable, Event], lines: Iterable[bytes]) -> dict[Hashable, Event]:
@@ -105,14 +120,14 @@ def rekeyed(lines: Iterable[bytes]) -> set[tuple[str, str]]:
     return {(before, after) for before, after in pairs if before and after and before != after}
 
 
-def links(lines: Iterable[bytes]) -> Links:
-    """The devices and users that events which are not loaded name, and the first time of each."""
+def links(lines: Iterable[bytes], asked: set[str]) -> Links:
+    """The devices and users that events which are not `asked` for name, and their first times."""
     found: Links = {}
     for line in lines:
         event = json.loads(line)
         properties = event["properties"]
         device, user = properties.get("$device_id"), properties.get("$user_id")
-        if event["event"] not in ASKED and device and user:
+        if event["event"] not in asked and device and user:
             pair = f"$device:{device}", str(user)
             found[pair] = min(second_of(properties), found.get(pair, 2**60))
     return found
@@ -256,6 +271,7 @@ def subscribers(
     pairs: Iterable[tuple[str, str]] = (),
     profiles: Mapping[str, Mapping[str, Any]] | None = None,
     linked: Links | None = None,
+    metrics: Metrics = METRICS,
 ) -> dict[str, Row]:
     """The rows of `mixpanel.subscribers` by subscriber, without `updated_at`; times in seconds.
 
@@ -264,6 +280,7 @@ def subscribers(
         pairs: The ids before and after that deliveries told of.
         profiles: The profiles by id: texts where a column is text, else numbers.
         linked: What `links` found.
+        metrics: Those that are declared.
     """
     rows: dict[str, Row] = {}
     events = list(events)
@@ -271,38 +288,19 @@ def subscribers(
     for event in events:
         name, properties = event["event"], event["properties"]
         one = who(event)
-        if one is None or name not in TRACKED:
+        if one is None or name not in tracked(metrics):
             continue
-        row = rows.setdefault(resolved.get(one, one), _nothing_counted())
+        row = rows.setdefault(resolved.get(one, one), _nothing_counted(metrics))
         is_premium = "premium" in str(properties.get("creatorType") or "").lower()
         kind = "premium" if is_premium else "regular"
         row["events_processed"] += 1
         row["first_event_at"] = min(row["first_event_at"], second_of(properties))
         row["last_event_at"] = max(row["last_event_at"], second_of(properties))
-        match name:
-            case "DubAutoCopyInitiated":
-                row["total_copies"] += 1
-                row[f"total_{kind}_copies"] += 1
-            case "Viewed Portfolio Details":
-                row[f"{kind}_pdp_views"] += 1
-            case "Viewed Creator Profile":
-                row[f"{kind}_creator_profile_views"] += 1
-            case "AchTransferInitiated":
-                row["total_ach_transfers"] += 1
-            case "Viewed Creator Paywall":
-                row["paywall_views"] += 1
-            case "SubscriptionCreated":
-                row["total_subscriptions"] += 1
-            case "$ae_session":
-                row["app_sessions"] += 1
-            case "Viewed Stripe Modal":
-                row["stripe_modal_views"] += 1
-            case "Tapped Creator Card":
-                row["creator_card_taps"] += 1
-            case "Tapped Portfolio Card":
-                row["portfolio_card_taps"] += 1
-            case "BankAccountLinked":
-                row["linked_bank_account"] = True
+        for metric, (event_name, which) in metrics.items():
+            if name == event_name and which == "flag":
+                row[metric] = True
+            elif name == event_name and which in ("all", kind):
+                row[metric] += 1
     for one in sorted(profiles or {}, key=str.encode, reverse=True):
         # Those that come later take precedence, and the person's own the most.
         person = resolved.get(one, one)
@@ -312,27 +310,10 @@ def subscribers(
     return rows
 
 
-def _nothing_counted() -> Row:
-    return {
-        "total_copies": 0,
-        "total_regular_copies": 0,
-        "total_premium_copies": 0,
-        "regular_pdp_views": 0,
-        "premium_pdp_views": 0,
-        "regular_creator_profile_views": 0,
-        "premium_creator_profile_views": 0,
-        "total_ach_transfers": 0,
-        "paywall_views": 0,
-        "total_subscriptions": 0,
-        "app_sessions": 0,
-        "stripe_modal_views": 0,
-        "creator_card_taps": 0,
-        "portfolio_card_taps": 0,
-        "linked_bank_account": False,
-        "events_processed": 0,
-        "first_event_at": 2**60,
-        "last_event_at": 0,
-    } | dict.fromkeys(PROFILE_COLUMNS)
+def _nothing_counted(metrics: Metrics) -> Row:
+    nothing = {name: False if which == "flag" else 0 for name, (_, which) in metrics.items()}
+    times = {"events_processed": 0, "first_event_at": 2**60, "last_event_at": 0}
+    return nothing | times | dict.fromkeys(PROFILE_COLUMNS)
 
 
 def properties(events: Iterable[Event]) -> dict[tuple[str, str, str], tuple[int, int, int, int]]:

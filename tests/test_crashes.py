@@ -53,7 +53,7 @@ def test_killed_syncs_lose_nothing_and_double_nothing(warehouse, mixpanel, monke
         settings = load_configuration()
         assert sync(warehouse, settings, full_refresh=True, skip_transform=True).status == "ok"
         assert sync(warehouse, skip_load=True).status == "ok"
-        lines = server.lines(date.min, date.max, recount.ASKED)
+        lines = server.lines(date.min, date.max, recount.asked(recount.METRICS))
         loaded = recount.deliver({}, lines)
     assert rows(warehouse, "select count(*) from mixpanel_raw.events") == [(len(loaded),)]
     incremental = subscribers(warehouse)

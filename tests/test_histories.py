@@ -18,12 +18,13 @@ import pytest
 
 from local_mixpanel import Fault, LocalMixpanel
 from mixpanel_pipeline.engines import Warehouse
+from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.suppression import hashed
 from mixpanel_pipeline.runs.forgetting import forget
 from mixpanel_pipeline.runs.pipeline import audit, sync
 from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.summary import Summary
-from mixpanel_pipeline.runs.transform import transform
+from mixpanel_pipeline.runs.transform import call_dbt, transform
 from mixpanel_pipeline.source import plan
 from mixpanel_pipeline.source.configuration import load_configuration
 from mixpanel_pipeline.source.window import Window
@@ -52,6 +53,7 @@ BROKEN = [
     Fault.INTERNAL_SERVER_ERROR,
 ]
 
+NAMES = sorted(recount.tracked(recount.METRICS))
 USERS = ["ada", "bob", "flo", "gil", "hal"]
 DEVICES = ["d1", "d2", "d3", "d4", "d5", "d6", "d7", "null"]
 
@@ -70,6 +72,8 @@ class History:
     random: random.Random
     server: Server | None
     """The server of a warehouse that is one."""
+    declare: Callable[[Callable[[dict[str, Any]], object]], None] | None = None
+    """Changes the declared metrics."""
     now: datetime = NOW - timedelta(days=20)
     cursor: str = "occurred_at"
     sent: list[recount.Event] = field(default_factory=list)
@@ -90,6 +94,14 @@ class History:
     """The profiles that Mixpanel has."""
     profiles: Profiles = field(default_factory=dict)
     """Those that are loaded."""
+    metrics: recount.Metrics = field(default_factory=lambda: dict(recount.METRICS))
+    """Those that are declared."""
+    always_asked: set[str] = field(default_factory=lambda: recount.asked(recount.METRICS))
+    """The events that Mixpanel was asked for from the beginning."""
+    ever_asked: set[str] = field(default_factory=lambda: recount.asked(recount.METRICS))
+    """Those that it was asked for at any time."""
+    since: date = date.max
+    """The first day that a sync loaded."""
     counted: "Counted | None" = None
     """What the last transformation counted; None before the first."""
     did: Counter[str] = field(default_factory=Counter)
@@ -116,6 +128,9 @@ class History:
             self.full_refresh_after_an_outage,
             self.sync_beside_a_reader,
             self.removal,
+            self.pruning,
+            self.pruning_by_hand,
+            self.change_of_metrics,
             self.forget_somebody,
         ]
         if self.server is not None:
@@ -194,7 +209,7 @@ class History:
             properties["distinct_id"] = f"$device:{device}"
             if is_signed_in:
                 properties["distinct_id"] = properties["$user_id"] = choose.choice(USERS)
-        name = choose.choice([*sorted(recount.TRACKED), "DubAutoCopyInitiated", "App Opened"])
+        name = choose.choice([*NAMES, "DubAutoCopyInitiated", "App Opened"])
         return {"event": name, "properties": properties}
 
     def _evidence(self) -> recount.Event:
@@ -224,6 +239,8 @@ class History:
         with self._delivering() as delivered:
             summary = self._sync(**arguments)
         assert summary.status == "ok", summary.error
+        assert summary.from_date is not None
+        self.since = min(self.since, summary.from_date)
         before, lines = len(self.loaded), delivered.lines
         self._accept(delivered)
         if "backfill" not in arguments:
@@ -292,7 +309,7 @@ class History:
         arrived = {
             json.dumps(event).encode()
             for event in self.sent
-            if event["event"] in recount.ASKED
+            if event["event"] in self.always_asked
             and not recount.named(event) & self.forgotten
             and event["properties"]["mp_processing_time_ms"] < (self.now.timestamp() - 60) * 1000
             and _day(event) <= self.now.date()
@@ -306,6 +323,7 @@ class History:
     @contextmanager
     def _delivering(self) -> Iterator["Delivered"]:
         """What Mixpanel delivers meanwhile."""
+        asked = self._asked()
         delivered = Delivered(self.loaded, set(self.pairs), dict(self.links))
         before = len(self.mixpanel.requests)
         yield delivered
@@ -315,7 +333,7 @@ class History:
                 query = request.query
                 first = date.fromisoformat(query["from_date"])
                 last = date.fromisoformat(query["to_date"])
-                names = recount.ASKED if "event" in query else None
+                names = asked if "event" in query else None
                 told = self.mixpanel.lines(
                     first, last, names, time_in_ms=True, where=query.get("where")
                 )
@@ -323,11 +341,12 @@ class History:
                     one for line in told for one in recount.linked(json.loads(line), forgotten)
                 }
                 if "event" not in query:
-                    links = recount.links(self._delivered(first, last, None, query["where"]))
+                    lines = self._delivered(first, last, None, query["where"])
+                    links = recount.links(lines, asked)
                     for pair, time in links.items():
                         delivered.links[pair] = min(time, delivered.links.get(pair, time))
                     continue
-                lines = self._delivered(first, last, recount.ASKED, query.get("where"))
+                lines = self._delivered(first, last, asked, query.get("where"))
                 delivered.everything = recount.deliver(delivered.everything, lines)
                 delivered.pairs |= recount.rekeyed(lines)
                 delivered.lines += len(lines)
@@ -345,8 +364,8 @@ class History:
         self.counted = self._what_is_loaded()
         return None
 
-    def backfill(self) -> None:
-        self.sync(backfill=self._some_days())
+    def backfill(self, days: Window | None = None) -> None:
+        self.sync(backfill=days or self._some_days())
 
     def _some_days(self) -> Window:
         day = (self.now - timedelta(days=self.random.randrange(45))).date()
@@ -359,7 +378,7 @@ class History:
             reached = max((_day(event) for event in self.loaded.values()), default=first)
             first = min(first, reached)
         self.sync(full_refresh=True)
-        lines = self._delivered(first, self.now.date(), recount.ASKED)
+        lines = self._delivered(first, self.now.date(), self._asked())
         missing = recount.deliver({}, lines).keys() - self.loaded.keys()
         assert not missing, f"not loaded: {missing}"
 
@@ -387,7 +406,7 @@ class History:
         self._accept_some_of(delivered)
         return f"sync that fails with {fault.name}"
 
-    def cut_that_cannot_be_seen(self) -> str | None:
+    def cut_that_cannot_be_seen(self) -> None:
         """An answer lacks lines and is whole to all appearances; the audit loads them."""
         self.mixpanel.fail(Fault.LINES_MISSING, times=9, at=self.random.random())
         with self._delivering() as delivered:
@@ -395,7 +414,10 @@ class History:
             assert summary.status == "ok", summary.error
         self.mixpanel.forgive()
         self._accept_some_of(delivered)
-        days = self.random.choice([2, 4, 45])
+        self.heal(self.random.choice([2, 4, 45]))
+
+    def heal(self, days: int = 45) -> None:
+        """An audit of so many days; nothing that Mixpanel exports of them lacks afterwards."""
         with self._delivering() as delivered:
             found = audit(self.warehouse, load_configuration(), now=self.now, days=days, heal=True)
         # What was forgotten, Mixpanel still counts.
@@ -405,9 +427,8 @@ class History:
             self.counted = self._what_is_loaded()
             self._forget_linked(delivered)
         first = (self.now - timedelta(days=days - 1)).date()
-        everything = self._delivered(first, self.now.date(), recount.ASKED)
+        everything = self._delivered(first, self.now.date(), self._asked())
         assert recount.deliver({}, everything).keys() <= self.loaded.keys()
-        return None
 
     def switch_cursor(self) -> str:
         self.cursor = "occurred_at" if self.cursor == "processed_at" else "processed_at"
@@ -457,15 +478,155 @@ class History:
         one = self.random.choice([*USERS, "eve", "zoe", *(f"$device:{name}" for name in DEVICES)])
         if self.counted is None:
             return "nothing to remove from yet"
-        removal = remove_events(self.warehouse, f"subscriber_id = '{one}'")
         gone = {key for key, event in self.loaded.items() if recount.who(event) == one}
-        assert removal.events == len(gone)
+        self._remove(f"subscriber_id = '{one}'", gone)
+        return f"removal of {len(gone)} events of {one}"
+
+    def _remove(self, condition: str, gone: set[Hashable]) -> None:
+        assert self.counted is not None
+        assert remove_events(self.warehouse, condition).events == len(gone)
         self.removed |= gone
         self.loaded = _without(gone, self.loaded)
         # Who is touched has their profile worked out anew with what is left; others not.
         self.counted = replace(self.counted, events=_without(gone, self.counted.events))
         self.did["events removed"] += len(gone)
-        return f"removal of {len(gone)} events of {one}"
+
+    def pruning(self) -> str:
+        """Old events go; most that read their days again bring them back."""
+        first, condition, gone = self._old_events()
+        self._remove(condition, gone)
+        self.check()
+        again = self._read_again(first)
+        return f"removal of {len(gone)} events of before {first}, and {again}"
+
+    def pruning_by_hand(self) -> str:
+        """The same past the command: a test tells, and counting anew is all that is to be done."""
+        first, condition, gone = self._old_events()
+        assert self.counted is not None
+        self.warehouse.execute(f"delete from mixpanel_raw.events where {condition}")
+        self.removed |= gone
+        self.loaded = _without(gone, self.loaded)
+        told = call_dbt(self.warehouse, ["test", "--select", "subscribers_equal_a_recount"])
+        counted = [self.counted.events[key] for key in gone & self.counted.events.keys()]
+        names = recount.tracked(self.counted.metrics)
+        assert told.success != any(one["event"] in names and recount.who(one) for one in counted)
+        self.counted = None
+        if self.random.random() < 0.5:
+            self.sync_without_transform()
+        transform(self.warehouse, full_refresh=True)
+        self.counted = self._what_is_loaded()
+        self.check()
+        self.did["events deleted by hand"] += len(gone)
+        again = self._read_again(first)
+        return f"deletion of {len(gone)} events of before {first} by hand, and {again}"
+
+    def _old_events(self) -> tuple[date, str, set[Hashable]]:
+        """Those of the days before some day, in SQL and by key."""
+        if self.counted is None:
+            self.sync()
+        first = self.now.date() - timedelta(days=self.random.randrange(40))
+        old = {key for key, event in self.loaded.items() if _day(event) < first}
+        return first, f"occurred_at < timestamp with time zone '{first} 00:00+00'", old
+
+    def _read_again(self, first: date) -> str:
+        """Perhaps something that reads the days before that one."""
+
+        def backfill() -> None:
+            self.backfill(Window(first - timedelta(days=4), first - timedelta(days=1)))
+
+        def nothing() -> None:
+            pass
+
+        actions: list[Callable[[], None]] = [nothing, backfill, self.full_refresh, self.heal]
+        again = self.random.choice(actions)
+        again()
+        return again.__name__
+
+    def change_of_metrics(self) -> str:
+        """Some are renamed, taken away, redefined or added, of an event of any name.
+
+        A sync refuses to add to what counts others, and says what to do.
+        """
+        if self.counted is None:
+            self.sync()
+        assert self.declare is not None
+        self.metrics = self._other_metrics()
+        self.declare(self._declare_metrics)
+        new = self._asked() - self.ever_asked
+        is_all_there = self._asked() <= self.always_asked
+        self.ever_asked |= self._asked()
+        self.always_asked &= self._asked()
+        between: list[Callable[[], str | None]] = [
+            lambda: None,
+            self.sync_without_transform,
+            self.refused_removal,
+            self.killed_sync,
+        ]
+        action = self.random.choice(between)
+        done = [action() or action.__name__]
+        # What is killed may have been a full refresh.
+        is_sure = action != self.killed_sync and bool(self.loaded)
+        with self._delivering() as delivered:
+            summary = self._sync()
+        self._accept_some_of(delivered)
+        self.check()
+        error = summary.error or ""
+        is_refused = "another declaration" in error
+        assert is_refused or not is_sure, error
+        assert is_refused != (summary.status == "ok"), error
+        if is_refused:
+            load = "--skip-load --full-refresh" not in error
+            assert not is_sure or load or not new
+            assert not load or not is_all_there
+            if load:
+                self.full_refresh()
+                # Of all days that were loaded without.
+                lines = self._delivered(self.since, self.now.date(), new)
+                missing = recount.deliver({}, lines).keys() - self.loaded.keys()
+                assert not missing, f"not loaded: {missing}"
+            else:
+                transform(self.warehouse, full_refresh=True)
+                self.counted = self._what_is_loaded()
+            done.append(f"load: {load}")
+        return f"change to {self.metrics}, {done}"
+
+    def _other_metrics(self) -> recount.Metrics:
+        choose = self.random
+        others = dict(self.metrics)
+        while others == self.metrics or choose.random() < 0.5:
+            name, new = choose.choice(list(others)), f"metric_{choose.randrange(1000)}"
+            event = choose.choice([*NAMES, "App Opened"])
+            which = choose.choice(["all", "premium", "regular", "flag"])
+            match choose.choice(["rename", "take away", "redefine", "add"]):
+                case "rename":
+                    others[new] = others.pop(name)
+                case "take away":
+                    del others[name]
+                case "redefine":
+                    others[name] = event, which
+                case _:
+                    others[new] = event, which
+        return others
+
+    def _declare_metrics(self, declared: dict[str, Any]) -> None:
+        conditions: dict[str, dict[str, Any]] = {
+            "all": {},
+            "premium": {"where": {"creatorType": "premium"}},
+            "regular": {"unless": {"creatorType": "premium"}},
+            "flag": {"kind": "flag"},
+        }
+        declared.clear()
+        for name, (event, which) in self.metrics.items():
+            declared[name] = {"event": event} | conditions[which]
+
+    def refused_removal(self) -> None:
+        """Whoever did what is removed would be counted by other metrics than everybody else."""
+        if not any(recount.who(event) for event in self.loaded.values()):
+            return
+        with pytest.raises(SyncError, match="another declaration"):
+            remove_events(self.warehouse, "subscriber_id is not null")
+        with pytest.raises(SyncError, match="another declaration"):
+            forget(self.warehouse, ["ada"], HASH_SECRET)
 
     def forget_somebody(self) -> str:
         """Once in a history: with everybody gone there would be none."""
@@ -573,7 +734,7 @@ class History:
         if not self.warehouse.has_table("mixpanel", "subscribers"):
             return
         counts = subscribers(self.warehouse)
-        if counts != (self.counted or Counted({}, set(), {}, {})).subscribers():
+        if counts != (self.counted or Counted({}, set(), {}, {}, {})).subscribers():
             assert counts == self._what_is_loaded().subscribers()
             self.counted = self._what_is_loaded()
 
@@ -602,7 +763,12 @@ class History:
             assert subscribers(self.warehouse) == self.counted.subscribers()
 
     def _what_is_loaded(self) -> "Counted":
-        return Counted(self.loaded, set(self.pairs), self.profiles, dict(self.links))
+        return Counted(
+            self.loaded, set(self.pairs), self.profiles, dict(self.links), dict(self.metrics)
+        )
+
+    def _asked(self) -> set[str]:
+        return recount.asked(self.metrics)
 
     def check_full_refresh(self) -> None:
         """Compare incremental counts, counts made anew, and the recount."""
@@ -623,9 +789,12 @@ class Counted:
     pairs: set[tuple[str, str]]
     profiles: Profiles
     links: recount.Links
+    metrics: recount.Metrics
 
     def subscribers(self) -> dict[str, recount.Row]:
-        return recount.subscribers(self.events.values(), self.pairs, self.profiles, self.links)
+        return recount.subscribers(
+            self.events.values(), self.pairs, self.profiles, self.links, self.metrics
+        )
 
 
 @dataclass
@@ -714,7 +883,7 @@ def stored_links(warehouse: Warehouse) -> recount.Links:
 
 
 @pytest.fixture
-def history(request, warehouse, mixpanel, monkeypatch):
+def history(request, warehouse, mixpanel, metrics, monkeypatch):
     """A history by its seed."""
     seed = request.node.callspec.params["seed"]
     monkeypatch.setenv("SOURCES__MIXPANEL__ATTEMPTS", "2")
@@ -728,7 +897,7 @@ def history(request, warehouse, mixpanel, monkeypatch):
         # Every answer is committed alone, and a sync may be interrupted between two.
         monkeypatch.setattr(plan, "COMMIT_BYTES", 1)
     server = request.getfixturevalue("postgresql") if warehouse.name == "postgres" else None
-    return History(warehouse, mixpanel, random.Random(seed), server)
+    return History(warehouse, mixpanel, random.Random(seed), server, metrics)
 
 
 def _follow(
@@ -744,7 +913,7 @@ def _follow(
             history.check()
         done.append("sync, and a full refresh of a copy")
         history.check_full_refresh()
-    except AssertionError as error:
+    except BaseException as error:
         error.add_note(f"after {json.dumps(done, indent=1)}")
         raise
     finally:

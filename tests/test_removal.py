@@ -6,6 +6,7 @@ import pytest
 
 from mixpanel_pipeline.cli.main import main
 from mixpanel_pipeline.errors import AnotherSyncIsRunning, SyncError
+from mixpanel_pipeline.runs.forgetting import forget
 from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.transform import transform
 from tests.conftest import NOW
@@ -95,3 +96,19 @@ def test_the_command_removes_and_says_what(warehouse, counted, capsys):
     (error,) = told(printed.err)
     assert "no_such_column" in error
     assert "no_such_column" in json.loads(printed.out)["error"]
+
+
+def test_nothing_is_removed_by_metrics_that_nobody_is_counted_by_yet(
+    warehouse, counted, metrics, run_sync, monkeypatch
+):
+    monkeypatch.setenv("SOURCES__MIXPANEL__HASH_SECRET", "0123456789abcdef" * 2)
+    metrics(lambda declared: declared["app_sessions"].update(event="SubscriptionCreated"))
+    refused = r"^Nothing was .*another declaration.*: python .* --skip-load --full-refresh"
+    with pytest.raises(SyncError, match=refused):
+        remove_events(warehouse, "subscriber_id = 'ada' and event <> '$ae_session'")
+    with pytest.raises(SyncError, match=refused):
+        forget(warehouse, ["ada"], "0123456789abcdef" * 2)
+    assert subscribers(warehouse) == counted
+    assert run_sync(skip_load=True, full_refresh=True).error is None
+    assert remove_events(warehouse, "subscriber_id = 'ada'").events == 3
+    assert set(subscribers(warehouse)) == {"eve"}

@@ -41,7 +41,7 @@
             {%- set rebuild = true -%}
             {%- do run_statement("delete from " ~ this) -%}
         {%- elif problem -%}
-            {%- do refuse_to_add(problem) -%}
+            {%- do refuse_to_add(this, problem) -%}
         {%- elif rebuild and counts_metrics and not flags.EMPTY -%}
             {%- do check_events_are_loaded() -%}
         {%- endif -%}
@@ -246,10 +246,10 @@
 {% endmacro %}
 
 
-{% macro refuse_to_add(problem) %}
+{% macro refuse_to_add(model, problem) %}
     {%- set not_loaded = events_not_loaded() -%}
     {%- do exceptions.raise_compiler_error(
-        this ~ " " ~ problem ~ ". Nothing was changed. "
+        model ~ " " ~ problem ~ ". Nothing was changed. "
         ~ ("Not loaded are " ~ not_loaded ~ ". " if not_loaded) ~ how_to_count_anew(not_loaded)
     ) -%}
 {% endmacro %}

@@ -35,6 +35,9 @@
 {% macro default__remove_from_models(condition, other_evidence) %}
     {%- set events = ref('stg_mixpanel__events').render() -%}
     {%- set subscribers = load_relation(ref('subscribers')) -%}
+    {%- if subscribers -%}
+        {%- do refuse_other_definitions() -%}
+    {%- endif -%}
     {%- do make_temporary_table('removed_events', "select event_key, event, subscriber_id from " ~ events ~ " where (" ~ condition ~ ")") -%}
     {%- if subscribers -%}
         {%- set removed_evidence -%}
@@ -73,6 +76,27 @@
             subscriber_totals('touched_subscribers')
         ) -%}
     {%- endif -%}
+{% endmacro %}
+
+
+{#
+    Whoever did what is removed is counted again by the declaration of now: everybody has to be
+    counted by it already.
+#}
+{% macro refuse_other_definitions() %}
+    {%- for model, definition in [
+        (ref('subscriber_days'), metrics_definition()),
+        (ref('identity_edges'), identity_definition()),
+        (ref('subscribers'), subscribers_definition()),
+    ] -%}
+        {%- set others = run_query(
+            "select count(*) from " ~ counted_loads(model) ~ " where model = " ~ text_literal(model.identifier)
+            ~ " and definition_hash <> " ~ text_literal(local_md5(definition))
+        ).rows[0][0] -%}
+        {%- if others -%}
+            {%- do refuse_to_add(model, "was built by another declaration than the one of now") -%}
+        {%- endif -%}
+    {%- endfor -%}
 {% endmacro %}
 
 

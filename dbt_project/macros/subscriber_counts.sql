@@ -73,6 +73,12 @@
 {%- endmacro %}
 
 
+{# What decides what `subscribers` says. #}
+{% macro subscribers_definition() -%}
+    {%- do return(metrics_definition() ~ var('include_anonymous') ~ profiles_definition()) -%}
+{%- endmacro %}
+
+
 {#
     The pre-hook of `subscribers`: claims what the models it is built on counted, and makes the
     temporary table `touched_subscribers` of those whose counts that may change.
@@ -80,8 +86,7 @@
 {% macro touch_subscribers() %}
     {%- set events, days, identities = ref('stg_mixpanel__events'), ref('subscriber_days'), ref('identity_map') -%}
     {%- if execute -%}
-        {%- set definition = metrics_definition() ~ var('include_anonymous') ~ profiles_definition() -%}
-        {%- set everything = claim_counted_loads(definition, [days, identities]) -%}
+        {%- set everything = claim_counted_loads(subscribers_definition(), [days, identities]) -%}
         {%- set changes = identity_changes(this) -%}
         {%- do run_statement(open_identity_changes(changes)) -%}
         {%- do adapter.dispatch('look_at_identity_changes', 'mixpanel')(changes) -%}

@@ -193,7 +193,7 @@
             {%- do mixpanel.run_statement("delete from " ~ mixpanel.spark__stored(this)) -%}
             {%- set rebuild = true -%}
         {%- elif problem -%}
-            {%- do mixpanel.refuse_to_add(problem) -%}
+            {%- do mixpanel.refuse_to_add(this, problem) -%}
         {%- elif rebuild and counts_metrics and not flags.EMPTY -%}
             {%- do mixpanel.check_events_are_loaded() -%}
         {%- endif -%}
