@@ -740,15 +740,14 @@ class History:
 
     def step_that_could_bring_back(self) -> str:
         """Whatever reads days again, after somebody was forgotten."""
-        action: Callable[[], str | None] = self.random.choice(
-            [
-                self.backfill,
-                self.full_refresh,
-                self.cut_that_cannot_be_seen,
-                self.killed_sync,
-                self.killed_sync,
-            ]
-        )
+        actions: list[Callable[[], str | None]] = [
+            self.backfill,
+            self.full_refresh,
+            self.cut_that_cannot_be_seen,
+            self.killed_sync,
+            self.killed_sync,
+        ]
+        action = self.random.choice(actions)
         self.happen()
         done = action() or action.__name__
         self.did[action.__name__] += 1
