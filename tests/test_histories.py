@@ -129,7 +129,6 @@ class History:
             self.sync_beside_a_reader,
             self.removal,
             self.pruning,
-            self.pruning_by_hand,
             self.change_of_metrics,
             self.forget_somebody,
         ]
@@ -209,6 +208,8 @@ class History:
             properties["distinct_id"] = f"$device:{device}"
             if is_signed_in:
                 properties["distinct_id"] = properties["$user_id"] = choose.choice(USERS)
+        if choose.random() < 0.2:
+            properties["utm_source"] = choose.choice(["mail", "site", ""])
         name = choose.choice([*NAMES, "DubAutoCopyInitiated", "App Opened"])
         return {"event": name, "properties": properties}
 
@@ -384,17 +385,15 @@ class History:
 
     def full_refresh_after_an_outage(self) -> None:
         """Nobody synced for longer than the initial window."""
-        days = os.environ.get("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS")
-        os.environ["SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS"] = "2"
         self.now += timedelta(days=5)
         self.happen()
-        try:
+        self._full_refresh_of_two_days()
+
+    def _full_refresh_of_two_days(self) -> None:
+        """That is its initial window; all else that it loads is for another reason."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS", "2")
             self.full_refresh()
-        finally:
-            if days is None:
-                del os.environ["SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS"]
-            else:
-                os.environ["SOURCES__MIXPANEL__INITIAL_WINDOW_DAYS"] = days
 
     def failing_sync(self) -> str:
         fault = self.random.choice(BROKEN)
@@ -492,44 +491,15 @@ class History:
         self.did["events removed"] += len(gone)
 
     def pruning(self) -> str:
-        """Old events go; most that read their days again bring them back."""
-        first, condition, gone = self._old_events()
-        self._remove(condition, gone)
-        self.check()
-        again = self._read_again(first)
-        return f"removal of {len(gone)} events of before {first}, and {again}"
-
-    def pruning_by_hand(self) -> str:
-        """The same past the command: a test tells, and counting anew is all that is to be done."""
-        first, condition, gone = self._old_events()
-        assert self.counted is not None
-        self.warehouse.execute(f"delete from mixpanel_raw.events where {condition}")
-        self.removed |= gone
-        self.loaded = _without(gone, self.loaded)
-        told = call_dbt(self.warehouse, ["test", "--select", "subscribers_equal_a_recount"])
-        counted = [self.counted.events[key] for key in gone & self.counted.events.keys()]
-        names = recount.tracked(self.counted.metrics)
-        assert told.success != any(one["event"] in names and recount.who(one) for one in counted)
-        self.counted = None
-        if self.random.random() < 0.5:
-            self.sync_without_transform()
-        transform(self.warehouse, full_refresh=True)
-        self.counted = self._what_is_loaded()
-        self.check()
-        self.did["events deleted by hand"] += len(gone)
-        again = self._read_again(first)
-        return f"deletion of {len(gone)} events of before {first} by hand, and {again}"
-
-    def _old_events(self) -> tuple[date, str, set[Hashable]]:
-        """Those of the days before some day, in SQL and by key."""
+        """Old events go, by the command or by hand; what reads their days brings them back."""
         if self.counted is None:
             self.sync()
         first = self.now.date() - timedelta(days=self.random.randrange(40))
-        old = {key for key, event in self.loaded.items() if _day(event) < first}
-        return first, f"occurred_at < timestamp with time zone '{first} 00:00+00'", old
-
-    def _read_again(self, first: date) -> str:
-        """Perhaps something that reads the days before that one."""
+        condition = f"occurred_at < timestamp with time zone '{first} 00:00+00'"
+        gone = {key for key, event in self.loaded.items() if _day(event) < first}
+        remove = self.random.choice([self._remove, self._delete_by_hand])
+        remove(condition, gone)
+        self.check()
 
         def backfill() -> None:
             self.backfill(Window(first - timedelta(days=4), first - timedelta(days=1)))
@@ -540,7 +510,25 @@ class History:
         actions: list[Callable[[], None]] = [nothing, backfill, self.full_refresh, self.heal]
         again = self.random.choice(actions)
         again()
-        return again.__name__
+        done = f"{remove.__name__} of {len(gone)} events of before {first}"
+        return f"{done}, and {again.__name__}"
+
+    def _delete_by_hand(self, condition: str, gone: set[Hashable]) -> None:
+        """A test tells of it, and counting anew is all that is to be done."""
+        assert self.counted is not None
+        self.warehouse.execute(f"delete from mixpanel_raw.events where {condition}")
+        self.removed |= gone
+        self.loaded = _without(gone, self.loaded)
+        counted = [self.counted.events[key] for key in gone & self.counted.events.keys()]
+        names = recount.tracked(self.counted.metrics)
+        told = call_dbt(self.warehouse, ["test", "--select", "subscribers_equal_a_recount"])
+        assert told.success != any(one["event"] in names and recount.who(one) for one in counted)
+        self.counted = None
+        if self.random.random() < 0.5:
+            self.sync_without_transform()
+        transform(self.warehouse, full_refresh=True)
+        self.counted = self._what_is_loaded()
+        self.did["events deleted by hand"] += len(gone)
 
     def change_of_metrics(self) -> str:
         """Some are renamed, taken away, redefined or added, of an event of any name.
@@ -579,7 +567,7 @@ class History:
             assert not is_sure or load or not new
             assert not load or not is_all_there
             if load:
-                self.full_refresh()
+                self._full_refresh_of_two_days()
                 # Of all days that were loaded without.
                 lines = self._delivered(self.since, self.now.date(), new)
                 missing = recount.deliver({}, lines).keys() - self.loaded.keys()
@@ -778,6 +766,8 @@ class History:
             assert subscribers(copy) == subscribers(self.warehouse)
             assert subscribers(copy) == self._what_is_loaded().subscribers()
             assert property_counts(copy) == property_counts(self.warehouse)
+            assert touches(copy) == touches(self.warehouse)
+            assert touches(copy) == self._what_is_loaded().touches()
 
 
 @dataclass
@@ -793,6 +783,13 @@ class Counted:
     def subscribers(self) -> dict[str, recount.Row]:
         return recount.subscribers(
             self.events.values(), self.pairs, self.profiles, self.links, self.metrics
+        )
+
+    def touches(self) -> list[tuple[Any, ...]]:
+        return sorted(
+            (who, recount.second_of(event["properties"]), event["properties"]["utm_source"])
+            for event in self.events.values()
+            if (who := recount.who(event)) and event["properties"].get("utm_source")
         )
 
 
@@ -839,6 +836,14 @@ def property_counts(warehouse: Warehouse) -> set[tuple[Any, ...]]:
     """What `property_dictionary` is worked out of."""
     columns = "event, property, type, bucket, events, first_seen_at, last_seen_at, smallest_hash"
     return set(rows(warehouse, f"select {columns} from mixpanel.property_counts"))
+
+
+def touches(warehouse: Warehouse) -> list[tuple[Any, ...]]:
+    """Who was led to the app, when, and by what."""
+    second = "cast(floor(extract(epoch from occurred_at)) as bigint)"
+    return sorted(
+        rows(warehouse, f"select subscriber_id, {second}, utm_source from mixpanel.touches")
+    )
 
 
 def stored_profiles(warehouse: Warehouse) -> Profiles:
