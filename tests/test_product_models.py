@@ -208,8 +208,8 @@ def test_days_weeks_and_sessions_are_those_of_the_events(mixpanel, warehouse, ru
     assert run_sync(backfill=Window(TODAY - timedelta(days=60), TODAY)).error is None
     sent += late
     check(warehouse, sent, {"$device:1": "ada"}, untracked=[identified])
-    remove_events(warehouse, "subscriber_id = 'zoe'")
-    left = [event for event in sent if event["properties"]["distinct_id"] != "zoe"]
+    remove_events(warehouse, "subscriber_id = 'bob'")
+    left = [event for event in sent if event["properties"]["distinct_id"] != "bob"]
     check(warehouse, left, {"$device:1": "ada"}, untracked=[identified])
 
 
