@@ -1,7 +1,10 @@
 {#
     By person and day, which a session never spans: so whoever asks for some days reads only those.
+    Only the first and the last event of each session are looked at twice.
 #}
-{% set gap = seconds_between('previous_at', 'occurred_at') -%}
+{% set gap = var('session_minutes') * 60 -%}
+{% set is_first = "coalesce(" ~ seconds_between('previous_at', 'occurred_at') ~ " >= " ~ gap ~ ", true)" -%}
+{% set is_last = "coalesce(" ~ seconds_between('occurred_at', 'next_at') ~ " >= " ~ gap ~ ", true)" -%}
 with
 
 events as (
@@ -17,30 +20,57 @@ events as (
 
 ),
 
-gaps as (
+neighbours as (
 
     select
         subscriber_id,
         event_date,
         occurred_at,
-        lag(occurred_at) over (partition by subscriber_id, event_date order by occurred_at) as previous_at
+        row_number() over (partition by subscriber_id, event_date order by occurred_at) as place,
+        lag(occurred_at) over (partition by subscriber_id, event_date order by occurred_at) as previous_at,
+        lead(occurred_at) over (partition by subscriber_id, event_date order by occurred_at) as next_at
     from events
     where {{ is_wanted_subscriber('subscriber_id') }}
 
 ),
 
-numbered as (
+ends as (
 
     select
         subscriber_id,
         event_date,
         occurred_at,
-        sum(case when {{ gap }} < {{ var('session_minutes') }} * 60 then 0 else 1 end) over (
+        place,
+        {{ is_first }} as is_first,
+        {{ is_last }} as is_last
+    from neighbours
+    where
+        {{ is_first }}
+        or {{ is_last }}
+
+),
+
+sessions as (
+
+    select
+        subscriber_id,
+        event_date,
+        is_first,
+        occurred_at as started_at,
+        sum(case when is_first then 1 else 0 end) over (
             partition by subscriber_id, event_date
-            order by occurred_at
+            order by occurred_at, place
             rows unbounded preceding
-        ) as session_number
-    from gaps
+        ) as session_number,
+        case
+            when is_last then occurred_at
+            else lead(occurred_at) over (partition by subscriber_id, event_date order by occurred_at, place)
+        end as ended_at,
+        case
+            when is_last then 1
+            else lead(place) over (partition by subscriber_id, event_date order by occurred_at, place) - place + 1
+        end as events
+    from ends
 
 )
 
@@ -48,9 +78,9 @@ select
     subscriber_id,
     event_date,
     cast(session_number as integer) as session_number,
-    min(occurred_at) as started_at,
-    max(occurred_at) as ended_at,
-    cast({{ seconds_between('min(occurred_at)', 'max(occurred_at)') }} as {{ type_double() }}) as duration_seconds,
-    count(*) as events
-from numbered
-group by subscriber_id, event_date, session_number
+    started_at,
+    ended_at,
+    cast({{ seconds_between('started_at', 'ended_at') }} as {{ type_double() }}) as duration_seconds,
+    cast(events as bigint) as events
+from sessions
+where is_first
