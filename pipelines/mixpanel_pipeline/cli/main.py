@@ -102,6 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_settings()
         if options.command == "demo":
             if not project.IS_INSTALLED:
+                # Installed, it counts what the package declares, whatever the folder has.
+                metrics()
                 sys.path.insert(0, str(project.folder()))
             from local_mixpanel.demo import demo
 
