@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.bench import LAST_DAY, REPEATS, ROOT, Bench, Row, expect, vacuum
 from benchmarks.measure import measured
 from benchmarks.server import Workload, arrive, happen, serving
+from local_mixpanel.app_traffic import ids_of
 from mixpanel_pipeline.engines import Spark, Warehouse
 
 _NEW = 2_500
@@ -177,8 +178,7 @@ def _sync(bench: Bench, warehouse: Warehouse, url: str, events: int, root: Path)
 
 def _merges(day: date, people: int) -> Iterator[dict[str, Any]]:
     """Events by which pairs of people turn out to be one."""
-    ids = [f"u{number * 2_654_435_761 % 2**32:08x}" for number in range(people)]
-    chosen = Random(3).sample(ids, _MERGED)
+    chosen = [ids_of(number)[0] for number in Random(3).sample(range(people), _MERGED)]
     noon = int(datetime.combine(day, time_of_day(12), UTC).timestamp())
     for one, other in zip(chosen[::2], chosen[1::2], strict=True):
         yield {
@@ -236,7 +236,12 @@ def _subscribers_alone(folder: Path) -> None:
     _copy_checkout(folder)
     models = folder / "dbt_project" / "models"
     for path in models.rglob("*"):
-        if path.is_file() and path.stem not in (*_ALONE, "_mixpanel__sources", "groups"):
+        if path.is_file() and path.stem not in (
+            *_ALONE,
+            "_mixpanel__sources",
+            "_ledger__sources",
+            "groups",
+        ):
             path.unlink()
     for path in (folder / "dbt_project" / "tests").glob("*.sql"):
         if "ref('sync_health')" in path.read_text(encoding="utf-8"):

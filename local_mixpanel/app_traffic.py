@@ -117,7 +117,7 @@ class _Traffic:
         random = self._random.random
         # The square makes some subscribers much more active than others.
         subscriber = int(self._subscribers * random() ** 2)
-        user, device = _ids(subscriber)
+        user, device = ids_of(subscriber)
         profile, utc_offset = PROFILES[subscriber * 7919 % len(PROFILES)]
         shared: Properties = {"$device_id": device, "$user_id": user, "$wifi": random() < 0.7}
         shared = {"$device_id": device, "$user_id": user} if self._is_small else shared | profile
@@ -223,7 +223,8 @@ class _Traffic:
                 properties["$distinct_id_before_identity"] = f"$device:{device}"
 
 
-def _ids(subscriber: int) -> tuple[str, str]:
+def ids_of(subscriber: int) -> tuple[str, str]:
+    """The `$user_id` and the `$device_id` of one of the made-up subscribers, by number from 0."""
     # Odd, so that no two subscribers below 2^32 share an id.
     scattered = subscriber * 2_654_435_761 % 2**32
     return f"u{scattered:08x}", f"{scattered:08X}-5A1C-4E0B-9D3F-{subscriber:012X}"

@@ -157,6 +157,26 @@ def test_what_did_not_complete_and_is_gone_from_mixpanel_is_removed(
     assert rows(warehouse, "select distinct_id from mixpanel_raw.events") == [("ada",)]
 
 
+def test_a_load_does_not_take_the_id_of_an_earlier_one(
+    warehouse, mixpanel, two_loads, run_sync, monkeypatch
+):
+    ((load_id,),) = rows(warehouse, "select min(load_id) from mixpanel_raw._dlt_loads")
+    transform(warehouse)
+    before = subscribers(warehouse)
+    properties = {"time": int(NOW.timestamp()), "distinct_id": "kim", "$insert_id": "kim"}
+    mixpanel.add([{"event": "$ae_session", "properties": properties}])
+    # As in a process that began dlt's clock before it was set back.
+    with monkeypatch.context() as clock:
+        clock.setattr("dlt.common.storages.load_package.increasing_precise_time", lambda: load_id)
+        failed = run_sync()
+    assert failed.status == "failed"
+    assert f"earlier one ({load_id}" in (failed.error or "")
+    assert (failed.error or "").endswith("run again.")
+    assert subscribers(warehouse) == before
+    assert run_sync().events_new == 1
+    assert set(subscribers(warehouse)) == {*before, "kim"}
+
+
 def test_what_did_not_complete_does_not_move_the_watermark(warehouse, uncommitted, run_sync):
     yesterday = (NOW - timedelta(days=1)).date()
     assert run_sync(skip_transform=True).from_date == yesterday

@@ -43,9 +43,10 @@ def documented():
     found = {}
     for path in project.DBT_PACKAGE.glob("models/*/*.yml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sources = {source["name"]: source["tables"] for source in content.get("sources", [])}
         for schema, tables in (
             ("mixpanel", content.get("models", [])),
-            ("mixpanel_raw", [one for s in content.get("sources", []) for one in s["tables"]]),
+            ("mixpanel_raw", sources.get("mixpanel", [])),
         ):
             for table in tables:
                 # There is none without `event_columns`.

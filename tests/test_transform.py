@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mixpanel_pipeline import project
+from mixpanel_pipeline.runs.transform import call_dbt
 from tests.conftest import NOW
 from tests.warehouses import rows, subscribers
 
@@ -137,3 +138,11 @@ def test_the_index_of_the_last_version_gives_way_to_one_that_takes_any_id(
     assert "USING hash (subscriber_id)" in definition
     assert subscribers(warehouse)[long_id(1)]["app_sessions"] == 1
     assert subscribers(warehouse)["ada"]["app_sessions"] == 2
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_the_models_that_add_loads_stand_behind_their_ledger_in_dbts_lineage(warehouse):
+    chosen = ["--select", "source:mixpanel_ledger+1", "--resource-type", "model"]
+    listed = call_dbt(warehouse, ["ls", *chosen, "--output", "name"])
+    adding = ["identity_edges", "property_counts", "subscriber_days", "touches"]
+    assert sorted(listed.result) == adding

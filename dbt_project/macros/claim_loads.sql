@@ -148,6 +148,8 @@
 
 {# The loads that this run of this model counts. #}
 {% macro claimed_loads() -%}
+    {#- For dbt's lineage; where the ledger is, the model's place says. -#}
+    {%- do source('mixpanel_ledger', 'counted_loads') -%}
     {% if execute -%}
     {{ adapter.dispatch('claimed_loads', 'mixpanel')() }}
     {%- endif %}

@@ -94,7 +94,7 @@
             ~ " and definition_hash <> " ~ text_literal(local_md5(definition))
         ).rows[0][0] -%}
         {%- if others -%}
-            {%- do refuse_to_add(model, "was built by another declaration than the one of now") -%}
+            {%- do refuse_to_add(model, problem_of_claims(counted_loads(model), false, others, 0)) -%}
         {%- endif -%}
     {%- endfor -%}
 {% endmacro %}

@@ -194,7 +194,10 @@ def test_small_events_keep_what_the_metrics_need() -> None:
     small = list(traffic(7, END, events=5_000, is_small=True))
 
     sizes = [len(json.dumps(event, separators=(",", ":"))) for event in small]
-    assert sum(sizes) / len(sizes) < 360
+    assert sum(sizes) / len(sizes) < 300
+    assert all("$device_id" in event["properties"] for event in small)
+    # A few lack it on purpose, in traffic of any size.
+    assert sum("$user_id" in event["properties"] for event in small) > 0.99 * len(small)
     assert {"premium", "regular"} <= {e["properties"].get("creatorType") for e in small}
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from dlt.common.runtime import run_context
 
+from tests.conftest import dbt_project, metrics
 from tests.spark.cluster import Cluster, spark_cluster
 from tests.spark.history import SECRET
+
+__all__ = ["cluster", "dbt_project", "lake", "metrics"]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ a minute to begin.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from mixpanel_pipeline.engines import Spark
 from mixpanel_pipeline.engines import spark as engine
 from mixpanel_pipeline.runs.forgetting import forget
 from mixpanel_pipeline.runs.maintenance import maintain
+from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.transform import transform
+from mixpanel_pipeline.source.configuration import load_configuration
 from tests.spark.cluster import Cluster
-from tests.spark.history import NOW, SECRET, WITHIN, History
+from tests.spark.history import NOW, SECRET, WITHIN, History, wait_for
 from tests.spark.history import history as begun_history
 
 _WITH_IDS = {
@@ -111,7 +113,31 @@ def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: His
     build = history.under_way(transform)
     history.cluster.kill("worker-2")
     build.join(WITHIN)
+    history.cluster.start_worker(2)
     assert build.exitcode == 0
+    history.compare()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dies", ["thrift", "worker-1"])
+def test_what_dies_in_mid_merge_has_counted_nothing_or_all(
+    history: History, lake: Path, dies: str
+) -> None:
+    history.happen(11)
+    assert history.load().status == "ok"
+    stored = lake / "mixpanel" / "subscriber_days__stored"
+    before = set(stored.rglob("*.parquet"))
+    build = history.begin(transform)
+    # Tasks have begun to write what one commit will bring.
+    wait_for(lambda: set(stored.rglob("*.parquet")) > before)
+    history.cluster.kill(dies)
+    build.join(WITHIN)
+    if dies == "thrift":
+        assert build.exitcode != 0
+        history.cluster.start_thrift()
+    else:
+        assert build.exitcode == 0
+        history.cluster.start_worker(1)
     history.compare()
 
 
@@ -186,6 +212,22 @@ def test_removal_that_is_interrupted_is_finished_by_the_next_sync(history: Histo
     assert removed.events > 0
     history.kill_driver_during(lambda spark: remove_events(spark, condition))
     history.compare(has_views=True)
+
+
+@pytest.mark.long
+def test_metrics_of_another_declaration_are_counted_anew_and_never_added(
+    history: History, metrics: Callable[..., None]
+) -> None:
+    """The last one: the others are of the metrics that are shipped."""
+    metrics(lambda declared: declared.update(profiles_seen={"event": "Viewed Creator Profile"}))
+    history.happen(9)
+    refused = sync(history.spark, load_configuration(), now=history.now)
+    assert refused.status == "failed"
+    assert "was built by another declaration than the one of now" in (refused.error or "")
+    history.compare(full_refresh=True, has_views=True)
+    assert "profiles_seen" in history.spark.columns(history.spark.marts, "subscribers")
+    history.happen(10)
+    history.compare()
 
 
 def ids_in_files(lake: Path) -> set[str]:

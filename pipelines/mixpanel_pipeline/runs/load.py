@@ -247,6 +247,7 @@ class Loader:
             try:
                 pipeline.extract(source, loader_file_format="parquet")
                 pipeline.normalize()
+                self._new_events.refuse_known(pipeline.list_normalized_load_packages())
                 load_ids = pipeline.load().loads_ids
             except PipelineStepFailed as error:
                 raise _cause(error, self._warehouse) from error

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from mixpanel_pipeline.engines.positions import row_groups, view_delivered
 from mixpanel_pipeline.engines.warehouse import KEYS_MEMORY, Warehouse
+from mixpanel_pipeline.errors import SyncError
 from mixpanel_pipeline.events.decoding import EVENTS
 from mixpanel_pipeline.runs import rekeyed_ids
 
@@ -80,6 +81,31 @@ class NewEvents:
             ]
             + [(f"delete from {self._begun} where load_id = %s", [load_id]) for (load_id,) in begun]
         )
+
+    def refuse_known(self, load_ids: Sequence[str]) -> None:
+        """Refuse a load whose id another one has: its events would be taken for counted.
+
+        dlt takes the time for an id, and sees to it that none comes twice in one process. Of two
+        processes, between which the clock was set back, it cannot.
+
+        Raises:
+            SyncError: The database has one of them.
+        """
+        warehouse = self._warehouse
+        if not load_ids or not warehouse.has_table(warehouse.raw, "_dlt_loads"):
+            return
+        places = ", ".join("%s" for _ in load_ids)
+        known = warehouse.rows(
+            f"select load_id from ({warehouse.completed_loads}) as completed "
+            f"where load_id in ({places})",
+            list(load_ids),
+        )
+        if known:
+            raise SyncError(
+                f"The id of this load is that of an earlier one ({known[0][0]}, its time in "
+                "seconds since 1970): the clock was set back. Nothing of it was loaded, and the "
+                "watermark is where it was: run again."
+            )
 
     def begin(self, load_id: str) -> None:
         """Record that a load writes events from now on: they count once it is completed."""
