@@ -10,7 +10,8 @@
 {% macro property_counts(events, condition) -%}
     with
 
-    counted_events as (
+    {#- Read twice, and once without payloads: it is less than to keep those in between. #}
+    counted_events as {{ not_materialized() }} (
 
         select
             event,
@@ -104,6 +105,15 @@
         smallest_hash
     from counts
 {%- endmacro %}
+
+
+{# What keeps a database from working a part of a query out once and keeping that. #}
+{% macro not_materialized() -%}
+    {{ adapter.dispatch('not_materialized', 'mixpanel')() }}
+{%- endmacro %}
+
+
+{% macro default__not_materialized() -%}not materialized{%- endmacro %}
 
 
 {#

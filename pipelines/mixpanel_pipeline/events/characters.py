@@ -15,7 +15,7 @@ _ESCAPES = re.compile(
 
 
 def may_need_repair(text: bytes) -> bool:
-    """Whether `text` spells NUL or a surrogate, be it a whole pair: a cheap test for a block."""
+    """Whether `text` spells NUL or a surrogate, be it a whole pair: a cheap test."""
     return b"\\" in text and _MAY_NEED_REPAIR.search(text) is not None
 
 

@@ -246,12 +246,11 @@ class EventDecoder:
 
     def _decode_block(self, block: bytes) -> Batch:
         events, rejected = list[_Event](), list[dict[str, Any]]()
-        repair = may_need_repair(block)
         for line in block.split(b"\n"):
             if not line or line.isspace():
                 continue
             try:
-                event = self._event(line, repair=repair and may_need_repair(line))
+                event = self._event(line, repair=may_need_repair(line))
             except _NotAnEvent as problem:
                 if self._suppression and self._suppression.hides_line(line):
                     continue
