@@ -144,17 +144,19 @@
 {%- endmacro %}
 
 
-{# `offset 0`: else it would take the text out of the JSON again for each use. #}
+{# Its texts are a column of the function: else they would be taken out of the JSON for each use. #}
 {% macro postgres__expand_properties(events) -%}
     select
         events.event,
         events.occurred_at,
         item.key as property,
         json_typeof(item.value) as json_type,
-        item.value #>> '{}' as value_text
+        item.value_text
     from {{ events }} as events
-    cross join lateral json_each(cast(events.properties as json)) as item
-    offset 0
+    cross join lateral rows from (
+        json_each(cast(events.properties as json)),
+        json_each_text(cast(events.properties as json))
+    ) as item (key, value, text_key, value_text)
 {%- endmacro %}
 
 
