@@ -17,7 +17,6 @@
     is true: one row each, the earliest.
 #}
 {% macro identity_evidence(events, condition, rekeyed=none) -%}
-    {%- set device, user = property('$device_id'), property('$user_id') -%}
     select
         anonymous_id,
         identified_id,
@@ -26,13 +25,15 @@
         min(_dlt_load_id) as _dlt_load_id
     from (
         select
-            case when {{ device }} like '$device:%' then {{ device }} else '$device:' || {{ device }} end as anonymous_id,
-            {{ user }} as identified_id,
+            case when device_id like '$device:%' then device_id else '$device:' || device_id end as anonymous_id,
+            user_id as identified_id,
             'device' as evidence,
             occurred_at,
             _dlt_load_id
-        from {{ events }}
-        where {{ condition }} and {{ device }} <> '' and {{ user }} <> ''
+        from (
+            {{ devices_of_users(events, condition) | indent(8) }}
+        ) as devices
+        where device_id <> '' and user_id <> ''
         union all
         select
             coalesce({{ property('$anon_id') }}, {{ property('$anon_distinct_id') }}),
@@ -80,6 +81,26 @@
         and false
         {%- endif %}
     group by anonymous_id, identified_id, evidence
+{%- endmacro %}
+
+
+{#
+    What events name together: `device_id` and `user_id`, when that happened and what load brought it;
+    a pair may be there more than once.
+#}
+{% macro devices_of_users(events, condition) -%}
+    {{ adapter.dispatch('devices_of_users', 'mixpanel')(events, condition) }}
+{%- endmacro %}
+
+
+{% macro default__devices_of_users(events, condition) -%}
+    select
+        {{ mixpanel.property('$device_id') }} as device_id,
+        {{ mixpanel.property('$user_id') }} as user_id,
+        occurred_at,
+        _dlt_load_id
+    from {{ events }}
+    where {{ condition }}
 {%- endmacro %}
 
 

@@ -453,3 +453,23 @@
 {% macro postgres__seconds_between(earlier, later) -%}
     date_part('epoch', {{ later }} - {{ earlier }})
 {%- endmacro %}
+
+
+{#
+    Each payload is read once: whatever is asked of `properties ->> …` outside would read it again.
+    And few rows leave the processes that read events side by side.
+#}
+{% macro postgres__devices_of_users(events, condition) -%}
+    select
+        told."$device_id" as device_id,
+        told."$user_id" as user_id,
+        min(occurred_at) as occurred_at,
+        min(_dlt_load_id) as _dlt_load_id
+    from {{ events }} as events
+    cross join lateral json_to_record(cast(events.properties as json)) as told ("$device_id" text, "$user_id" text)
+    where
+        {{ condition }}
+        and told."$device_id" <> ''
+        and told."$user_id" <> ''
+    group by 1, 2
+{%- endmacro %}
