@@ -10,7 +10,6 @@
 {% macro property_counts(events, condition) -%}
     with
 
-    {#- Read twice, and once without payloads: it is less than to keep those in between. #}
     counted_events as {{ not_materialized() }} (
 
         select
@@ -107,13 +106,17 @@
 {%- endmacro %}
 
 
-{# What keeps a database from working a part of a query out once and keeping that. #}
+{# What keeps a database from working a part of a query out once and keeping that, where it is more. #}
 {% macro not_materialized() -%}
     {{ adapter.dispatch('not_materialized', 'mixpanel')() }}
 {%- endmacro %}
 
 
-{% macro default__not_materialized() -%}not materialized{%- endmacro %}
+{% macro default__not_materialized() -%}{%- endmacro %}
+
+
+{# One process would write all payloads to disk, and read them there. #}
+{% macro postgres__not_materialized() -%}not materialized{%- endmacro %}
 
 
 {#

@@ -603,10 +603,6 @@
 {%- endmacro %}
 
 
-{# It reads its parts anew for each use, all of them. #}
-{% macro spark__not_materialized() -%}{%- endmacro %}
-
-
 {% macro spark__hex_number(digits) -%}
     cast(conv({{ digits }}, 16, 10) as bigint)
 {%- endmacro %}
