@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +22,7 @@ USERNAME = "mixpanel"
 
 # Nothing of the machine's locale or PG… variables reaches the server.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
+_ATTEMPTS = 5
 
 # Waits for a line or for the death of this process, which closes the pipe, even by SIGKILL.
 CLEAN_UP = 'read _; "$1" stop --pgdata "$2" --mode immediate; rm -rf "$3"'
@@ -124,6 +125,19 @@ def postgresql_server(directory: Path) -> Iterator[Server]:
         def control(verb: str) -> None:
             run("pg_ctl", verb, "--pgdata", data, "--mode", "immediate", "--silent")
 
+        def start() -> int:
+            # Between its choice and its use a port may be taken, as other tests connect meanwhile.
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(RuntimeError):
+                    return start_on(_free_port())
+            return start_on(_free_port())
+
+        def start_on(port: int) -> int:
+            with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
+                file.write(f"port = {port}\n")
+            control("start")
+            return port
+
         password = secrets.token_urlsafe()
         password_file.write_text(password, encoding="utf-8")
         if account:
@@ -149,10 +163,8 @@ def postgresql_server(directory: Path) -> Iterator[Server]:
             start_new_session=True,
         )
         try:
-            port = _free_port()
             settings = {
                 "listen_addresses": HOST,
-                "port": port,
                 "unix_socket_directories": "",
                 "max_connections": 100,
                 # Far from UTC, so that a forgotten time zone shows.
@@ -170,7 +182,7 @@ def postgresql_server(directory: Path) -> Iterator[Server]:
                 *("--locale", "C", "--locale-provider", "libc", "--no-sync"),
                 *(f"--set={setting}={value}" for setting, value in settings.items()),
             )
-            control("start")
+            port = start()
             yield Server(HOST, port, USERNAME, password, control)
         finally:
             cleaner.communicate(b"\n")

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ from tempfile import TemporaryDirectory
 import psycopg2
 import pytest
 
-from tests.postgresql import Server
+from tests import postgresql as servers
+from tests.postgresql import HOST, Server, postgresql_server
 
 SERVE_UNTIL_KILLED = """
 import signal, sys
@@ -39,6 +41,24 @@ def test_a_row_comes_back_as_it_was_written(postgresql: Server, database: str) -
         cursor.execute("insert into city values (%s, %s)", ("Zürich", '{"$city": "東京"}'))
         cursor.execute("select name, properties ->> '$city' from city")
         assert cursor.fetchall() == [("Zürich", "東京")]
+
+
+def test_a_port_that_was_taken_meanwhile_is_left_to_whoever_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    free_port = servers._free_port
+    with socket.create_server((HOST, 0)) as other:
+        taken: int = other.getsockname()[1]
+        ports = iter([taken])
+        monkeypatch.setattr(servers, "_free_port", lambda: next(ports, 0) or free_port())
+        with (
+            postgresql_server(tmp_path) as server,
+            closing(server.connect("postgres")) as connection,
+            connection.cursor() as cursor,
+        ):
+            assert server.port != taken
+            cursor.execute("show port")
+            assert cursor.fetchall() == [(str(server.port),)]
 
 
 def test_restart_keeps_committed_rows_and_cuts_connections(
