@@ -449,7 +449,7 @@
 {%- endmacro %}
 
 
-{# Of an interval: instants one by one are taken apart into exact decimals, which takes ten times as long. #}
+{# Of an interval: instants one by one are taken apart into exact decimals, which takes longer. #}
 {% macro postgres__seconds_between(earlier, later) -%}
     date_part('epoch', {{ later }} - {{ earlier }})
 {%- endmacro %}
