@@ -146,3 +146,19 @@ def test_the_models_that_add_loads_stand_behind_their_ledger_in_dbts_lineage(war
     listed = call_dbt(warehouse, ["ls", *chosen, "--output", "name"])
     adding = ["identity_edges", "property_counts", "subscriber_days", "touches"]
     assert sorted(listed.result) == adding
+
+
+@pytest.mark.parametrize("warehouse", ["duckdb"], indirect=True)
+def test_models_that_add_loads_read_no_event_when_there_is_none_to_add(
+    mixpanel, warehouse, run_sync
+):
+    mixpanel.add([event(), event("bob")])
+    assert run_sync().error is None
+    # The loads are claimed by the build, which this is not.
+    compiled = call_dbt(warehouse, ["compile", "--select", "source:mixpanel_ledger+1"])
+    nodes = [result.node for result in compiled.result if result.node.resource_type == "model"]
+    assert len(nodes) == 4
+    for node in nodes:
+        ((_, plan),) = warehouse.rows(f"explain analyze {node.compiled_code}")
+        assert "mixpanel_raw.events" in plan, node.name
+        assert "Row Groups Scanned: 0 / 1" in plan, f"{node.name}: {plan}"

@@ -408,6 +408,15 @@
 {%- endmacro %}
 
 
+{% macro postgres__claimed_loads() -%}
+    select load_id
+    from {{ counted_loads(this) }}
+    where
+        model = {{ text_literal(this.identifier) }}
+        and invocation_id = '{{ invocation_id }}'
+{%- endmacro %}
+
+
 {#
     PostgreSQL would take the claims for one row and look up each load by itself: minutes, not
     seconds. And it cannot know how many subscribers there are: guessing a tenth of the events, it
