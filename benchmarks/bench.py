@@ -69,6 +69,14 @@ class Bench:
             os.environ["DESTINATION__DUCKDB__CREDENTIALS"] = str(path)
         return open_warehouse(name)
 
+    def _use(self, warehouse: Warehouse) -> None:
+        """Have the processes that are started use one of those that are there."""
+        match warehouse:
+            case DuckDB(path=path):
+                os.environ["DESTINATION__DUCKDB__CREDENTIALS"] = str(path)
+            case Postgres(credentials=credentials):
+                os.environ.update(self.server.environment(credentials.database))
+
     def postgres_url(self) -> str:
         """The address of a new, empty database."""
         warehouse = self.warehouse("postgres")
@@ -97,6 +105,7 @@ class Bench:
         }
         command: list[str | Path] = [sys.executable, Path(root) / "pipelines" / "run.py", "--json"]
         command += ["--destination", warehouse.name, *arguments]
+        self._use(warehouse)
         found = measured(command, environment=variables)
         return found, json.loads(found.output.strip().splitlines()[-1])
 

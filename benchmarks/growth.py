@@ -1,11 +1,13 @@
 """What a sync costs when there is little that is new, on top of much that is not."""
 
+import math
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
@@ -71,8 +73,7 @@ def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
         _with_event_columns(whole)
         _subscribers_alone(alone)
         for name in ("duckdb", "postgres"):
-            few = _measured_on_top(bench, name, old, 1, whole, alone)
-            many = _measured_on_top(bench, name, old, times, whole, alone)
+            few, many = _measured_on_top(bench, name, old, (1, times), whole, alone)
             top = f"on top of {base * times:,}"
             yield Row(
                 f"sync of {_NEW:,} new events, {name}, {top} of {many.people:,} people",
@@ -118,62 +119,79 @@ def on_top(bench: Bench, base: int, times: int) -> Iterator[Row]:
             )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OnTop:
-    """Seconds, and how much there is."""
+    """A warehouse with so much in it, the Mixpanel it syncs with, and seconds."""
 
+    warehouse: Warehouse
+    url: str
     rebuild: float
     identities: float
-    sync: float
-    merge: float
-    alone: float
-    person: float
-    week: float
-    people: int
-    edges: int
+    sync: float = math.inf
+    merge: float = math.inf
+    alone: float = math.inf
+    person: float = math.inf
+    week: float = math.inf
+    people: int = 0
+    edges: int = 0
 
 
 def _measured_on_top(
-    bench: Bench, name: str, old: Workload, copies: int, whole: Path, alone: Path
-) -> _OnTop:
-    warehouse = bench.warehouse(name)
-    with serving(old) as url:
-        bench.initial_load(warehouse, url, old)
-        multiply(warehouse, copies)
-        rebuild, _ = bench.sync(warehouse, url, "--skip-load", "--full-refresh", root=whole)
-        identities = ["dbt", "run", "--full-refresh", "--select", "identity_edges", "identity_map"]
-        found = measured(
-            [sys.executable, whole / "pipelines" / "run.py", *identities],
-            environment=warehouse.environment | {"DESTINATION_TYPE": name},
-        )
-        vacuum(warehouse)
-        people = old.events // 60
+    bench: Bench, name: str, old: Workload, copies: Sequence[int], whole: Path, alone: Path
+) -> list[_OnTop]:
+    """As so many copies of the workload are there: in turn, as a machine's speed changes."""
+    people = old.events // 60
+    day = LAST_DAY + timedelta(days=1)
 
-        def of_new(seed: int, root: Path) -> float:
-            happen(url, LAST_DAY + timedelta(days=1), _NEW, seed=seed, people=people)
-            return _sync(bench, warehouse, url, _NEW, root)
+    def of_new(found: _OnTop, seed: int, root: Path) -> float:
+        happen(found.url, day, _NEW, seed=seed, people=people)
+        return _sync(bench, found, _NEW, root)
 
-        every = min(of_new(n, whole) for n in range(REPEATS))
-        arrive(url, list(_merges(LAST_DAY + timedelta(days=1), people)))
-        merge = _sync(bench, warehouse, url, _MERGED // 2, whole)
-        person, week = _seconds_in_events(warehouse)
+    with ExitStack() as servers:
+        measured_ones = [
+            _built(bench, name, old, servers.enter_context(serving(old)), number, whole)
+            for number in copies
+        ]
+        for repeat in range(REPEATS):
+            for found in measured_ones:
+                found.sync = min(found.sync, of_new(found, repeat, whole))
+        for found in measured_ones:
+            arrive(found.url, list(_merges(day, people)))
+            found.merge = _sync(bench, found, _MERGED // 2, whole)
+            found.person, found.week = _seconds_in_events(found.warehouse)
         # Last: the other models do not go along.
-        of_new(REPEATS, alone)
-        subscribers = min(of_new(REPEATS + n, alone) for n in range(1, 1 + REPEATS))
-    (count,) = warehouse.rows("select count(*) from mixpanel.subscribers")[0]
-    (edges,) = warehouse.rows("select count(*) from mixpanel.identity_edges")[0]
-    bench.drop(warehouse)
-    return _OnTop(
-        rebuild.seconds, found.seconds, every, merge, subscribers, person, week, count, edges
+        for found in measured_ones:
+            of_new(found, REPEATS, alone)
+        for repeat in range(REPEATS):
+            for found in measured_ones:
+                found.alone = min(found.alone, of_new(found, REPEATS + 1 + repeat, alone))
+    for found in measured_ones:
+        (found.people,) = found.warehouse.rows("select count(*) from mixpanel.subscribers")[0]
+        (found.edges,) = found.warehouse.rows("select count(*) from mixpanel.identity_edges")[0]
+        bench.drop(found.warehouse)
+    return measured_ones
+
+
+def _built(bench: Bench, name: str, old: Workload, url: str, copies: int, whole: Path) -> _OnTop:
+    warehouse = bench.warehouse(name)
+    bench.initial_load(warehouse, url, old)
+    multiply(warehouse, copies)
+    rebuild, _ = bench.sync(warehouse, url, "--skip-load", "--full-refresh", root=whole)
+    identities = ["dbt", "run", "--full-refresh", "--select", "identity_edges", "identity_map"]
+    found = measured(
+        [sys.executable, whole / "pipelines" / "run.py", *identities],
+        environment=warehouse.environment | {"DESTINATION_TYPE": name},
     )
+    vacuum(warehouse)
+    return _OnTop(warehouse, url, rebuild.seconds, found.seconds)
 
 
-def _sync(bench: Bench, warehouse: Warehouse, url: str, events: int, root: Path) -> float:
+def _sync(bench: Bench, found: _OnTop, events: int, root: Path) -> float:
     # What was written to get here would be written to the disk beside what is measured.
     os.sync()
-    found, summary = bench.sync(warehouse, url, root=root)
+    sync, summary = bench.sync(found.warehouse, found.url, root=root)
     expect(0.98 * events < summary["events_new"] <= events, True)
-    return found.seconds
+    return sync.seconds
 
 
 def _merges(day: date, people: int) -> Iterator[dict[str, Any]]:
