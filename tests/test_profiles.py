@@ -8,6 +8,7 @@ import yaml
 from mixpanel import Consumer, Mixpanel
 
 from local_mixpanel import LocalMixpanel
+from local_mixpanel.answers import as_json
 from mixpanel_pipeline.engines import open_warehouse
 from mixpanel_pipeline.runs.forgetting import forget
 from mixpanel_pipeline.runs.pipeline import sync
@@ -112,6 +113,24 @@ def test_pages_that_lack_profiles_delete_nobody(people, warehouse, monkeypatch):
     assert "told of 3 profiles and delivered 1" in (summary.error or "")
     assert not any(stored(warehouse).values())
     monkeypatch.undo()
+
+
+def test_a_sweep_whose_pages_do_not_fit_together_begins_again(people, warehouse, monkeypatch):
+    people.profiles.set({who: {} for who in "abc"})
+    answers, sessions = people.profiles.page, set()
+
+    def page(body: bytes):
+        said = json.loads(b"".join(answers(body).parts))
+        sessions.add(said["session_id"])
+        return as_json(200, said | {"total": 3 if len(sessions) > 1 else 4})
+
+    monkeypatch.setattr(people.profiles, "page", page)
+    summary = load(warehouse)
+    assert "told of 4 profiles and delivered 3" in (summary.error or "")
+    # The first page is kept; the second one was not.
+    assert counts(load(warehouse, NOW + timedelta(minutes=1))) == (1, 0, 2, 0)
+    assert len(sessions) == 2
+    assert stored(warehouse) == {"a": False, "b": False, "c": False}
 
 
 def test_a_plan_without_profiles_is_warned_of(warehouse, monkeypatch, caplog):

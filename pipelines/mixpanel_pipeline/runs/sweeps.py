@@ -35,7 +35,7 @@ class Sweep:
     Attributes:
         id: Rises from sweep to sweep.
         session_id: What Mixpanel keeps the pages together by.
-        next_page: The page to ask for next.
+        next_page: The page to ask for next; 0 to begin again, in a session of its own.
         found: How many people its pages had.
         change_id: The number of its last page; pages are numbered as they commit.
     """
@@ -203,7 +203,7 @@ class Sweeper:
     def _next(self, swept: Swept, sweep: Sweep | None) -> tuple[ProfilePage, Sweep | None]:
         """The sweep's next page, or the first one of a new sweep."""
         holds_nul = self._warehouse.holds_nul
-        if sweep is not None:
+        if sweep is not None and sweep.next_page > 0:
             form = {**swept.form, "session_id": sweep.session_id, "page": str(sweep.next_page)}
             try:
                 return fetch_page(self._client, form, holds_nul=holds_nul), sweep
@@ -236,6 +236,10 @@ class Sweeper:
             change_id=sweep.change_id + 1,
         )
         if is_last and sweep.found < page.total:
+            # The session's pages will not fit together later either.
+            self._warehouse.execute_held(
+                [(f"update {self._raw}.sweeps set next_page = 0 where id = %s", [sweep.id])]
+            )
             raise ExportError(
                 f"Mixpanel told of {page.total:,} profiles and delivered {sweep.found:,}. Nobody "
                 "was marked as deleted; the next sync sweeps again."
