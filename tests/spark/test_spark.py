@@ -225,7 +225,8 @@ def test_metrics_of_another_declaration_are_counted_anew_and_never_added(
     assert refused.status == "failed"
     assert "was built by another declaration than the one of now" in (refused.error or "")
     history.compare(full_refresh=True, has_views=True)
-    assert "profiles_seen" in history.spark.columns(history.spark.marts, "subscribers")
+    # Of DuckDB's columns each was compared.
+    assert "profiles_seen" in history.duck.columns(history.duck.marts, "subscribers")
     history.happen(10)
     history.compare()
 
