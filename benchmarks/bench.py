@@ -55,27 +55,21 @@ class Bench:
 
     directory: Path
     server: Server
-    _databases: int = field(default=0)
+    _variables: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def warehouse(self, name: str) -> Warehouse:
         """A new, empty database, configured for this process and those that it starts."""
-        self._databases += 1
-        database = f"{DATABASE}_{self._databases}"
+        database = f"{DATABASE}_{len(self._variables) + 1}"
         if name == "postgres":
             self.server.create_database(database)
-            os.environ.update(self.server.environment(database))
+            variables = self.server.environment(database)
         else:
             path = self.directory / f"{database}.duckdb"
-            os.environ["DESTINATION__DUCKDB__CREDENTIALS"] = str(path)
-        return open_warehouse(name)
-
-    def _use(self, warehouse: Warehouse) -> None:
-        """Have the processes that are started use one of those that are there."""
-        match warehouse:
-            case DuckDB(path=path):
-                os.environ["DESTINATION__DUCKDB__CREDENTIALS"] = str(path)
-            case Postgres(credentials=credentials):
-                os.environ.update(self.server.environment(credentials.database))
+            variables = {"DESTINATION__DUCKDB__CREDENTIALS": str(path)}
+        os.environ.update(variables)
+        warehouse = open_warehouse(name)
+        self._variables[warehouse.location] = variables
+        return warehouse
 
     def postgres_url(self) -> str:
         """The address of a new, empty database."""
@@ -100,12 +94,10 @@ class Bench:
         **settings: str,
     ) -> tuple[Measured, dict[str, Any]]:
         """The whole command of a sync, of the checkout in `root`, and its summary."""
-        variables = environment(url) | {
-            f"SOURCES__MIXPANEL__{key.upper()}": value for key, value in settings.items()
-        }
+        variables = self._variables[warehouse.location] | environment(url)
+        variables |= {f"SOURCES__MIXPANEL__{key.upper()}": value for key, value in settings.items()}
         command: list[str | Path] = [sys.executable, Path(root) / "pipelines" / "run.py", "--json"]
         command += ["--destination", warehouse.name, *arguments]
-        self._use(warehouse)
         found = measured(command, environment=variables)
         return found, json.loads(found.output.strip().splitlines()[-1])
 
