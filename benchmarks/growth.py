@@ -279,7 +279,7 @@ def multiply(warehouse: Warehouse, copies: int) -> None:
     # Load ids ascend in the table as those of real loads do: PostgreSQL's planner looks at that.
     last = warehouse.rows_of_events(f"select max(_dlt_load_id) from {_EVENTS}")[0][0]
     columns = sorted(warehouse.columns("mixpanel_raw", "events"))
-    json = "jsonb" if warehouse.name == "postgres" else "text"
+    json = {"duckdb": "json", "postgres": "jsonb", "spark": "string"}[warehouse.name]
     insert = _by_spark(warehouse) if isinstance(warehouse, Spark) else warehouse.execute
     # An index is filled faster at once than row by row.
     if warehouse.name == "postgres":
@@ -316,7 +316,7 @@ def _anothers(id_column: str, copy: int) -> str:
 
 def _anothers_payload(copy: int) -> str:
     """The payload with such ids: PostgreSQL puts a space before values, the others do not."""
-    found = f"replace(cast(properties as text), '-5A1C-', '-{copy:04X}-')"
+    found = f"replace(concat(properties, ''), '-5A1C-', '-{copy:04X}-')"
     for start in ('":"u', '": "u'):
         found = f"replace({found}, '{start}', '{start}{copy}.')"
     return found

@@ -219,6 +219,11 @@ def test_a_processing_time_that_is_none_is_unknown(decode, processed):
         ),
         pytest.param(b"[1, 2]", "not an event", id="an array"),
         pytest.param(b'{"properties": {"time": 1}}', "not an event", id="no event"),
+        pytest.param(
+            b'{"event": "x", "properties": {"time": 1, "$insert_id": "i", "p": "\xff"}}',
+            "not UTF-8",
+            id="property of which nothing is asked",
+        ),
         pytest.param(b'{"event": null, "properties": {"time": 1}}', "not an event", id="null"),
         pytest.param(b'{"event": "x"}', "not an event", id="no properties"),
         pytest.param(b'{"event": "x", "properties": []}', "not an event", id="a list of them"),
