@@ -279,7 +279,7 @@ def multiply(warehouse: Warehouse, copies: int) -> None:
     # Load ids ascend in the table as those of real loads do: PostgreSQL's planner looks at that.
     last = warehouse.rows_of_events(f"select max(_dlt_load_id) from {_EVENTS}")[0][0]
     columns = sorted(warehouse.columns("mixpanel_raw", "events"))
-    json = {"duckdb": "json", "postgres": "jsonb", "spark": "string"}[warehouse.name]
+    json = "string" if isinstance(warehouse, Spark) else warehouse.json_type
     insert = _by_spark(warehouse) if isinstance(warehouse, Spark) else warehouse.execute
     # An index is filled faster at once than row by row.
     if warehouse.name == "postgres":
