@@ -63,16 +63,12 @@ class History:
         process.start()
         return process
 
-    def under_way(self, action: Callable[[Spark], object]) -> multiprocessing.process.BaseProcess:
-        """`begin`, until Spark has made a table for it."""
-        before = self.count_scratch()
-        process = self.begin(action)
-        wait_for(lambda: self.count_scratch() > before)
-        return process
-
     def kill_driver_during(self, action: Callable[[Spark], object]) -> None:
         """Kill the driver while it does something, which fails, and start another one."""
-        process = self.under_way(action)
+        before = self.count_scratch()
+        process = self.begin(action)
+        # Spark has made a table for it.
+        wait_for(lambda: self.count_scratch() > before)
         self.cluster.kill("thrift")
         process.join(WITHIN)
         assert process.exitcode != 0

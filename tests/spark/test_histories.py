@@ -126,7 +126,6 @@ class Steps:
             audit(each, load_configuration(), now=self.both.now, days=30, heal=True)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_every_model_is_as_in_duckdb_after_any_history(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int

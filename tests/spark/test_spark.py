@@ -5,6 +5,7 @@ a minute to begin.
 """
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from local_mixpanel import traffic
-from mixpanel_pipeline.engines import Spark
+from mixpanel_pipeline.engines import Spark, open_warehouse
 from mixpanel_pipeline.engines import spark as engine
 from mixpanel_pipeline.runs.forgetting import forget
 from mixpanel_pipeline.runs.maintenance import maintain
@@ -23,6 +24,7 @@ from mixpanel_pipeline.runs.pipeline import sync
 from mixpanel_pipeline.runs.removal import remove_events
 from mixpanel_pipeline.runs.transform import transform
 from mixpanel_pipeline.source.configuration import load_configuration
+from mixpanel_pipeline.source.errors import ConfigurationError
 from tests.spark.cluster import Cluster
 from tests.spark.history import NOW, SECRET, WITHIN, History, wait_for
 from tests.spark.history import history as begun_history
@@ -96,29 +98,6 @@ def test_load_that_is_asked_for_twice_is_written_once(history: History) -> None:
     assert history.spark.events_table().metadata_location == table.metadata_location
 
 
-@pytest.mark.long
-def test_driver_that_is_killed_while_it_counts_has_counted_nothing_or_all(
-    history: History,
-) -> None:
-    history.happen(4)
-    assert history.load().status == "ok"
-    history.kill_driver_during(transform)
-    history.compare()
-
-
-@pytest.mark.long
-def test_worker_that_is_lost_while_models_are_built_changes_nothing(history: History) -> None:
-    history.happen(5)
-    assert history.load().status == "ok"
-    build = history.under_way(transform)
-    history.cluster.kill("worker-2")
-    build.join(WITHIN)
-    history.cluster.start_worker(2)
-    assert build.exitcode == 0
-    history.compare()
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("dies", ["thrift", "worker-1"])
 def test_what_dies_in_mid_merge_has_counted_nothing_or_all(
     history: History, lake: Path, dies: str
@@ -153,17 +132,13 @@ def test_of_two_builds_at_once_none_counts_a_load_twice(history: History) -> Non
 
 
 @pytest.mark.long
-def test_full_refresh_changes_nothing_and_leaves_nothing_behind(history: History) -> None:
-    # What a killed build left behind goes two days later.
-    before = history.count_scratch()
-    history.compare(full_refresh=True)
-    assert history.count_scratch() == before
-
-
-@pytest.mark.long
-def test_tables_that_were_maintained_are_as_they_were_and_only_so(
+def test_tables_that_were_rebuilt_and_maintained_are_as_they_were_and_only_so(
     history: History, lake: Path
 ) -> None:
+    # What a killed build left behind goes two days later.
+    before = history.count_scratch()
+    history.sync(full_refresh=True)
+    assert history.count_scratch() == before
     assert len(history.spark.events_table().snapshots()) > 1
     # Files that no table has are of a running commit, unless they are some days old.
     for path in [path for path in lake.rglob("*") if path.is_file()]:
@@ -212,6 +187,25 @@ def test_removal_that_is_interrupted_is_finished_by_the_next_sync(history: Histo
     assert removed.events > 0
     history.kill_driver_during(lambda spark: remove_events(spark, condition))
     history.compare(has_views=True)
+
+
+@pytest.mark.long
+def test_tables_of_another_role_in_the_record_are_each_told(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, database = history.spark.raw, history.spark.credentials.database
+    history.spark.execute(
+        "create role another login password 'another';"
+        f"grant create, temporary on database {database} to another;"
+        f"grant usage, create on schema {raw}, {raw}_staging to another"
+    )
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__USERNAME", "another")
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS__PASSWORD", "another")
+    with pytest.raises(ConfigurationError) as refused:
+        open_warehouse("spark").check(builds=False)
+    tables = history.spark.rows(f"select tablename from pg_tables where schemaname = '{raw}'")
+    told = re.findall(rf"alter table {raw}\.(\w+) owner to another;", str(refused.value))
+    assert sorted(told) == sorted(name for (name,) in tables)
 
 
 @pytest.mark.long

@@ -30,6 +30,8 @@ from mixpanel_pipeline.source.errors import ConfigurationError
 # MERGE: https://www.postgresql.org/docs/release/15.0/
 _MINIMUM_VERSION = 15
 _RAW_TABLES = [
+    # Beside Spark's models no transaction of theirs could hold it.
+    "built",
     "cohort_members",
     "cohorts",
     "dataset",
@@ -43,6 +45,8 @@ _RAW_TABLES = [
     "profiles",
     "rejected_lines",
     "rekeyed_ids",
+    # Of Spark alone.
+    "removals_begun",
     "suppressed_ids",
     "sweeps",
     "swept_ids",
