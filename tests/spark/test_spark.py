@@ -98,6 +98,7 @@ def test_load_that_is_asked_for_twice_is_written_once(history: History) -> None:
     assert history.spark.events_table().metadata_location == table.metadata_location
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dies", ["thrift", "worker-1"])
 def test_what_dies_in_mid_merge_has_counted_nothing_or_all(
     history: History, lake: Path, dies: str
