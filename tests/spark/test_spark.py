@@ -138,7 +138,7 @@ def test_tables_that_were_rebuilt_and_maintained_are_as_they_were_and_only_so(
 ) -> None:
     # What a killed build left behind goes two days later.
     before = history.count_scratch()
-    history.sync(full_refresh=True)
+    history.compare(full_refresh=True)
     assert history.count_scratch() == before
     assert len(history.spark.events_table().snapshots()) > 1
     # Files that no table has are of a running commit, unless they are some days old.
